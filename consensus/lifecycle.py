@@ -1,0 +1,92 @@
+"""A task's states as one table, and every named reason a task can end with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TaskState(StrEnum):
+    """Where a task is. The first eight are the way to success, in order; the others end it."""
+
+    CREATED = "created"
+    DISPATCHED = "dispatched"
+    ACKNOWLEDGED = "acknowledged"
+    EXECUTING = "executing"
+    EXECUTED = "executed"
+    ATTESTED = "attested"
+    CERTIFIED = "certified"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    NOT_EXECUTED = "not_executed"
+    NOT_ATTESTED = "not_attested"
+    EXPIRED = "expired"
+
+
+S = TaskState
+
+# A state may be skipped forwards, since each is learnt from another source and any of them can be missed; it is
+# never left backwards, but for `dispatched`: a further attempt on another keeper. What the chain says overrules a
+# `failed` that was only the coordinator's opinion (no word from anybody until the last deadline).
+TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
+    S.CREATED: frozenset({S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING, S.EXECUTED, S.ATTESTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.EXPIRED}),
+    S.DISPATCHED: frozenset({S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING, S.EXECUTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.NOT_EXECUTED, S.EXPIRED}),
+    S.ACKNOWLEDGED: frozenset({S.DISPATCHED, S.EXECUTING, S.EXECUTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.NOT_EXECUTED, S.EXPIRED}),
+    S.EXECUTING: frozenset({S.DISPATCHED, S.EXECUTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.NOT_EXECUTED, S.EXPIRED}),
+    S.EXECUTED: frozenset({S.ATTESTED, S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.FAILED}),
+    S.ATTESTED: frozenset({S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.FAILED}),
+    S.CERTIFIED: frozenset({S.COMPLETED, S.FAILED}),
+    S.COMPLETED: frozenset(),
+    S.FAILED: frozenset({S.EXECUTED, S.CERTIFIED, S.REJECTED}),
+    S.REJECTED: frozenset(),
+    S.NOT_EXECUTED: frozenset(),
+    S.NOT_ATTESTED: frozenset({S.CERTIFIED, S.REJECTED}),
+    S.EXPIRED: frozenset({S.EXECUTED}),
+}
+
+FINAL = frozenset({S.COMPLETED, S.FAILED, S.REJECTED, S.NOT_EXECUTED, S.NOT_ATTESTED, S.EXPIRED})
+
+
+def may_follow(current: TaskState, following: TaskState) -> bool:
+    """Whether the table lets a task go from `current` to `following`."""
+    return following in TRANSITIONS[current]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a task, an attempt or a vote ended as it did. `transient`: another keeper may fare better."""
+
+    code: str
+    text: str
+    transient: bool = False
+
+
+REASONS: dict[str, Reason] = {
+    r.code: r
+    for r in (
+        Reason("NO_ACKNOWLEDGEMENT", "no keeper acknowledged the task in time", transient=True),
+        Reason("NO_EXECUTION", "the keeper acknowledged the task but executed nothing before its deadline", transient=True),
+        Reason("NO_KEEPER", "no suitable keeper is online", transient=True),
+        Reason("NO_QUORUM", "the committee reached no quorum in three rounds"),
+        Reason("REFUSED_BY_COMMITTEE", "the committee rejected the execution; the fee is refunded"),
+        Reason("INNER_CALL_FAILED", "the target's function reverted; only gas is charged"),
+        Reason("HUB_REFUSED", "the hub contract refused the execution"),
+        Reason("ALREADY_EXECUTED", "this firing was executed before"),
+        Reason("DEADLINE_PASSED", "the authorisation's deadline passed before it could execute", transient=True),
+        Reason("RPC_UNAVAILABLE", "the keeper could not reach the chain", transient=True),
+        Reason("INSUFFICIENT_FUNDS", "the keeper's account cannot pay for the transaction", transient=True),
+        Reason("INSUFFICIENT_BALANCE", "the job owner's deposit does not cover the fee"),
+        Reason("JOB_INACTIVE", "the job was deleted or has expired"),
+        Reason("NOT_DUE", "the trigger had not fired at the time the task names"),
+        Reason("WRONG_CALL", "the call is not the one the job means"),
+        Reason("WRONG_TARGET", "the call's target is not the job's"),
+        Reason("WRONG_PERFORMER", "another keeper than the authorised one executed"),
+        Reason("WRONG_RECORD", "the package contradicts the hub's record"),
+        Reason("WRONG_FEE", "the resource fee claimed is not the formula's"),
+        Reason("RECORD_NOT_FOUND", "the hub has no record of this task yet", transient=True),
+        Reason("TRANSACTION_NOT_FOUND", "the attester's RPC does not know the transaction yet", transient=True),
+        Reason("UNSUPPORTED_JOB", "this version cannot execute this type of job"),
+        Reason("INTERNAL", "a defect of this software; the log has the details", transient=True),
+    )
+}

@@ -1,0 +1,287 @@
+"""What goes over the mesh: frozen values, checked at birth, with their wire bytes (versioned, strict MessagePack).
+
+An invalid message cannot exist: constructing or decoding one raises. Integers of a contract (uint256) travel as
+32 bytes, since MessagePack ends at 64 bits. Which bytes are signed is `consensus.codec`'s matter, not the wire's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from consensus import codec
+from consensus.codec import keccak, words
+from consensus.errors import Reject
+from consensus.triggers import Trigger
+
+VERSION = 1
+MAX_SPEC_BYTES = 64 * 1024
+MAX_CALL_BYTES = 16 * 1024
+MAX_TRACE_CHARS = 128
+
+S = TypeVar("S", bound="Wire")
+
+
+class Uint256(int):
+    """A contract's integer: 0 .. 2^256 - 1, 32 bytes on the wire."""
+
+    def __new__(cls, value: int) -> Uint256:
+        if not 0 <= value <= codec.UINT256_MAX:
+            raise ValueError(f"{value} is no uint256")
+        return super().__new__(cls, value)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Uint256):
+        return value.to_bytes(32, "big")
+    raise NotImplementedError(type(value).__name__)
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Uint256 and isinstance(value, bytes) and len(value) == 32:
+        return Uint256(int.from_bytes(value, "big"))
+    raise ValueError("expected 32 bytes")
+
+
+def _need(condition: bool, problem: str) -> None:
+    if not condition:
+        raise ValueError(problem)
+
+
+class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages: positional MessagePack behind one version byte."""
+
+    def encode(self) -> bytes:
+        return bytes([VERSION]) + _ENCODER.encode(self)
+
+    @classmethod
+    def decode(cls: type[S], data: bytes) -> S:
+        """The one message in `data`. Raises `Reject` for another version, type, length or value."""
+        if not data or data[0] != VERSION:
+            raise Reject("UNKNOWN_VERSION", f"this node speaks version {VERSION}")
+        try:
+            return msgspec.msgpack.decode(memoryview(data)[1:], type=cls, dec_hook=_decode)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise Reject("MALFORMED", str(error)[:200]) from None
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode)
+
+
+class Verdict(IntEnum):
+    """What an attester says of an execution. Only YES and NO can be certified."""
+
+    YES = 1
+    NO = 2
+    CANNOT_TELL = 3
+
+
+class JobSpec(Wire, frozen=True):
+    """The whole job as posted, in the form keepers agree on; its CID binds every authorisation of the job.
+
+    `arguments` is the JSON text of the argument array, `function` the canonical signature (`ping(uint256)`).
+    `call` is the static calldata; empty when a script decides it. Times are UTC seconds, `time_frame` seconds.
+    """
+
+    job_id: Uint256
+    chain_id: int
+    definition: int
+    owner: bytes
+    created_at: int
+    time_frame: int
+    trigger: Trigger
+    target: bytes
+    function: str
+    arguments: str
+    level: int
+
+    def __post_init__(self) -> None:
+        _need(1 <= self.definition <= 7, "task definition is 1 to 7")
+        _need(len(self.owner) == 20 and len(self.target) == 20, "owner and target are 20 bytes")
+        _need(0 <= self.level <= 4, "security level is 0 to 4")
+        _need(0 < self.created_at < 2**63 and 0 < self.time_frame < 2**63, "created_at and time_frame are positive seconds")
+        _need(len(self.function) <= 4096, "function signature over 4096 characters")
+
+
+class Authorisation(Wire, frozen=True):
+    """A dispatcher's leave for one performer to execute one firing once. Signed under the hub's EIP-712 domain."""
+
+    job_id: Uint256
+    trigger_id: Uint256
+    attempt: int
+    performer: bytes
+    spec: bytes
+    target: bytes
+    selector: bytes
+    call_hash: bytes
+    gas_limit: int
+    level: int
+    max_fee: Uint256
+    not_before: int
+    deadline: int
+
+    def __post_init__(self) -> None:
+        _need(len(self.performer) == 20 and len(self.target) == 20, "performer and target are 20 bytes")
+        _need(len(self.spec) == 32 and len(self.call_hash) == 32 and len(self.selector) == 4, "spec, call hash 32 bytes, selector 4")
+        _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
+        _need(0 < self.gas_limit <= 30_000_000, "gas limit is 1 to 30,000,000")
+        _need(0 <= self.level <= 4, "security level is 0 to 4")
+        _need(0 <= self.not_before <= self.deadline < 2**63, "not_before is not after the deadline")
+
+    @property
+    def task_id(self) -> int:
+        return codec.task_id(self.job_id, self.trigger_id)
+
+    def struct_hash(self) -> bytes:
+        return keccak(
+            words(
+                codec.AUTHORISATION_TYPEHASH,
+                self.job_id,
+                self.trigger_id,
+                self.attempt,
+                self.performer,
+                self.spec,
+                self.target,
+                self.selector,
+                self.call_hash,
+                self.gas_limit,
+                self.level,
+                self.max_fee,
+                self.not_before,
+                self.deadline,
+            )
+        )
+
+
+class Task(Wire, frozen=True):
+    """What the coordinator publishes: the authorisation, its signature, and the JobSpec whose CID it names."""
+
+    chain_id: int
+    authorisation: Authorisation
+    signature: bytes
+    spec: bytes
+    trace_id: str
+
+    def __post_init__(self) -> None:
+        _need(0 < self.chain_id < 2**63, "chain id out of range")
+        _need(len(self.signature) == 65, "a signature has 65 bytes")
+        _need(len(self.spec) <= MAX_SPEC_BYTES, "JobSpec over 64 KiB")
+        _need(len(self.trace_id) <= MAX_TRACE_CHARS, "trace id over 128 characters")
+
+    @property
+    def task_id(self) -> int:
+        return self.authorisation.task_id
+
+    def job(self) -> JobSpec:
+        """The JobSpec, checked against the authorisation's digest. Raises `Reject`."""
+        if hashlib.sha256(self.spec).digest() != self.authorisation.spec:
+            raise Reject("SPEC_MISMATCH", "the JobSpec is not the one authorised")
+        return JobSpec.decode(self.spec)
+
+
+class Acknowledgement(Wire, frozen=True):
+    """The performer's word that it has the task on disk and will execute it. Signed under the hub's domain."""
+
+    chain_id: int
+    task_id: Uint256
+    attempt: int
+    at: int
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _need(len(self.signature) == 65, "a signature has 65 bytes")
+        _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
+        _need(0 <= self.at < 2**63, "time out of range")
+
+    @staticmethod
+    def struct_hash(authorisation: Authorisation, at: int) -> bytes:
+        return keccak(words(codec.ACKNOWLEDGEMENT_TYPEHASH, authorisation.struct_hash(), at))
+
+
+class Refusal(Wire, frozen=True):
+    """The performer's word that it will not execute, and why: another keeper can be asked at once."""
+
+    chain_id: int
+    task_id: Uint256
+    attempt: int
+    code: str
+    detail: str
+    transient: bool
+
+    def __post_init__(self) -> None:
+        _need(len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
+
+
+class Execution(Wire, frozen=True):
+    """The performer's package: the task, what it sent, and its signature over both (EIP-712, hub domain)."""
+
+    task: Task
+    transaction: bytes
+    call: bytes
+    resource_fee: Uint256
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _need(len(self.transaction) == 32, "a transaction hash has 32 bytes")
+        _need(len(self.call) <= MAX_CALL_BYTES, "calldata over 16 KiB")
+        _need(len(self.signature) == 65, "a signature has 65 bytes")
+
+    @staticmethod
+    def struct_hash(authorisation: Authorisation, transaction: bytes, call: bytes, resource_fee: int) -> bytes:
+        return keccak(words(codec.PACKAGE_TYPEHASH, authorisation.struct_hash(), transaction, keccak(call), resource_fee))
+
+
+class Vote(Wire, frozen=True):
+    """A committee member's verdict on one execution: BLS over the attestation digest of the tree of one.
+
+    Who votes is not in the message: it is the operator whose peer the stream authenticates.
+    """
+
+    chain_id: int
+    task_id: Uint256
+    execution: bytes
+    verdict: Verdict
+    reason: str
+    block_number: int
+    epoch: int
+    round: int
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _need(len(self.execution) == 32, "an execution digest has 32 bytes")
+        _need(len(self.reason) <= 64, "reason over 64 characters")
+        _need(0 <= self.round <= 2 and self.block_number >= 0 and self.epoch >= 0, "round, block or epoch out of range")
+        _need(len(self.signature) == 96, "a vote's signature has 96 bytes")
+
+
+class CheckIn(Wire, frozen=True):
+    """A keeper's sign of life. Signed by the operator under the hub's domain, bound to its peer id."""
+
+    chain_id: int
+    operator: bytes
+    version: str
+    at: int
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _need(len(self.operator) == 20 and len(self.signature) == 65, "operator 20 bytes, signature 65")
+        _need(len(self.version) <= 64, "version over 64 characters")
+        _need(0 <= self.at < 2**63, "time out of range")
+
+    @staticmethod
+    def struct_hash(peer_id: str, version: str, at: int) -> bytes:
+        return keccak(words(codec.CHECK_IN_TYPEHASH, keccak(peer_id.encode()), keccak(version.encode()), at))
+
+
+def spec_digest(spec: bytes) -> bytes:
+    """The sha2-256 that an authorisation carries for a JobSpec's bytes."""
+    return hashlib.sha256(spec).digest()
+
+
+def spec_cid(digest: bytes) -> str:
+    """CIDv1, raw codec, sha2-256, base32: what IPFS calls a single block with these bytes (multiformats/cid)."""
+    return "b" + base64.b32encode(b"\x01\x55\x12\x20" + digest).decode().lower().rstrip("=")

@@ -1,0 +1,279 @@
+"""The chain as keepers and coordinator see it: reads, followed events, and transactions that are sent once.
+
+Adapters: `evm` (an EVM by JSON-RPC) and `chain_memory` (the same contracts' rules in Python, for simulations).
+Addresses and hashes are bytes, amounts wei, times UTC seconds of the chain's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from consensus.codec import Domain
+from consensus.committee import Epoch
+from consensus.messages import Authorisation, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A block: number, hash, and timestamp in UTC seconds."""
+
+    number: int
+    hash: bytes
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the JobRegistry holds it. `interval` is 0 where the contract knows none; `recurring` is true for intervals."""
+
+    id: int
+    owner: bytes
+    definition: int
+    created_at: int
+    time_frame: int
+    target: bytes
+    interval: int
+    recurring: bool
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """An operator as the KeeperRegistry holds it now; `key` is its BLS key, 48 bytes. Whether it may be drawn is the epoch's matter."""
+
+    id: int
+    address: bytes
+    key: bytes
+    peer_id: str
+    rewards: bytes
+    active: bool
+
+
+class ExecutionStatus(IntEnum):
+    """The hub's state of a task."""
+
+    NONE = 0
+    PENDING = 1
+    CERTIFIED = 2
+    REJECTED = 3
+    EXPIRED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRecord:
+    """What the hub recorded of one task. `number` counts tasks from 1; `digest` is what attesters vote on."""
+
+    task_id: int
+    job_id: int
+    number: int
+    performer: bytes
+    performer_id: int
+    block_number: int
+    timestamp: int
+    level: int
+    status: ExecutionStatus
+    success: bool
+    fee: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A mined transaction. `block_number` is None while it waits."""
+
+    hash: bytes
+    sender: bytes
+    to: bytes | None
+    input: bytes
+    block_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """The receipt of one of our own transactions. `reason` is the revert's, when it failed and one is known."""
+
+    tx_hash: bytes
+    block_number: int
+    success: bool
+    gas_used: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Everything `submitTaskValidation` takes, for the tree of one: signers in draw order, the aggregate of 96 bytes."""
+
+    task_id: int
+    execution: bytes
+    verdict: Verdict
+    block_number: int
+    epoch: int
+    round: int
+    signers: tuple[bytes, ...]
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EventPlace:
+    """Where on the chain an event stands."""
+
+    block_number: int
+    block_hash: bytes
+    tx_hash: bytes
+    log_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExecuted:
+    place: EventPlace
+    task_id: int
+    job_id: int
+    trigger_id: int
+    attempt: int
+    number: int
+    performer: bytes
+    performer_id: int
+    success: bool
+    fee: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TaskValidated:
+    place: EventPlace
+    task_id: int
+    number: int
+    performer_id: int
+    submitter_id: int
+    attester_ids: tuple[int, ...]
+    root: bytes
+    accepted: bool
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExpired:
+    place: EventPlace
+    task_id: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDeleted:
+    place: EventPlace
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryChanged:
+    """Keepers, epoch or dispatchers changed: re-read what you hold of them."""
+
+    place: EventPlace
+
+
+ChainEvent = TaskExecuted | TaskValidated | TaskExpired | JobDeleted | RegistryChanged
+
+
+class Prepared(Protocol):
+    """A transaction priced and built ahead of its time; opaque to everybody but the wallet that made it."""
+
+    @property
+    def key(self) -> str: ...
+
+
+class Wallet(Protocol):
+    """One account's way to send transactions; each `key` reaches the chain at most once, restarts included.
+
+    `send` returns the transaction hash when a node has taken it; it raises `Transient` when none could be reached and
+    `Failed` with the hub's reason (code HUB_REFUSED, detail the reason string) when it is bound to revert.
+    """
+
+    @property
+    def address(self) -> bytes: ...
+
+    async def prepare_execution(self, authorisation: Authorisation, signature: bytes, call: bytes, resource_fee: int) -> Prepared: ...
+
+    async def prepare_certificate(self, certificate: Certificate) -> Prepared: ...
+
+    async def prepare_expiry(self, task_id: int) -> Prepared: ...
+
+    async def prepare_epoch(self) -> Prepared:
+        """`KeeperRegistry.advanceEpoch`: seats changes that wait for the next epoch."""
+        ...
+
+    async def send(self, prepared: Prepared) -> bytes: ...
+
+    async def sent(self, key: str) -> bytes | None:
+        """Hash of the transaction sent earlier under `key` (`execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`), this run or a former one."""
+        ...
+
+    async def mined(self, tx_hash: bytes) -> Mined:
+        """Waits for the receipt. The caller sets the deadline."""
+        ...
+
+
+class Chain(Protocol):
+    """Reads of one chain. Every method raises `Transient` when no RPC answers."""
+
+    @property
+    def domain(self) -> Domain: ...
+
+    @property
+    def confirmations(self) -> int:
+        """Blocks on top of an execution's before it is attested or recorded; 0 acts on the head."""
+        ...
+
+    @property
+    def round_seconds(self) -> int:
+        """Seconds a committee has before its seats are drawn again (the AttestationCenter's ROUND_SECONDS)."""
+        ...
+
+    async def head(self) -> Head: ...
+
+    async def block(self, number: int) -> Head | None: ...
+
+    async def job(self, job_id: int) -> Job | None: ...
+
+    async def balance(self, owner: bytes) -> int:
+        """The deposit that pays for an owner's jobs, wei."""
+        ...
+
+    async def quote(self, level: int, gas_limit: int) -> int:
+        """Upper bound in wei of what the hub charges for one execution of `gas_limit` inner gas at today's gas price, with margin."""
+        ...
+
+    async def dispatchers(self) -> frozenset[bytes]: ...
+
+    async def keepers(self) -> tuple[Keeper, ...]: ...
+
+    async def epoch_at(self, block_number: int) -> Epoch | None:
+        """The epoch that covers a block; None before the first."""
+        ...
+
+    async def execution(self, task_id: int) -> ExecutionRecord | None: ...
+
+    async def transaction(self, tx_hash: bytes) -> Transaction | None: ...
+
+    async def events(self, from_block: int, to_block: int) -> Sequence[ChainEvent]:
+        """Our contracts' events in a range of blocks, in chain order."""
+        ...
+
+    async def estimate_call(self, target: bytes, call: bytes) -> int:
+        """Gas that `target` needs for `call` when the hub calls it. Raises `Failed` with code CALL_REVERTS and the revert's reason."""
+        ...
+
+    def follow(self, from_block: int) -> AbstractAsyncContextManager[EventFeed]:
+        """Events from `from_block` on, confirmed by `confirmations`, as blocks come. Starts behind: back-fills first."""
+        ...
+
+
+class EventFeed(Protocol):
+    """Confirmed events as batches, one for each step of the head; a batch is empty when only the head moved."""
+
+    async def next(self) -> tuple[Head, Sequence[ChainEvent]]:
+        """Waits for the confirmed head to move; returns it with all events up to it since the last call."""
+        ...
