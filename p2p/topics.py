@@ -1,0 +1,60 @@
+"""Every topic and direct exchange of the mesh, in one table: names, message types and size limits."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from consensus.messages import Acknowledgement, CheckIn, Execution, Refusal, Task, Vote, Wire
+from p2p.network import Exchange, Topic
+
+W = TypeVar("W", bound=Wire)
+
+
+def _topic(name: str, kind: type[W], max_bytes: int) -> Topic[W]:
+    return Topic(name=f"/triggerx/1/{name}", encode=lambda m: m.encode(), decode=kind.decode, max_bytes=max_bytes)
+
+
+TASKS = _topic("tasks", Task, 96 * 1024)  # a JobSpec of 64 KiB and what surrounds it
+EXECUTIONS = _topic("executions", Execution, 128 * 1024)  # a task and 16 KiB of calldata
+CHECK_INS = _topic("check-ins", CheckIn, 1024)
+
+
+class Taken(Wire, frozen=True):
+    """The answer to a direct message: taken, or the code of why not."""
+
+    code: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.code) > 64:
+            raise ValueError("code over 64 characters")
+
+
+class Answer(Wire, frozen=True):
+    """What a performer says of a task it was given: exactly one of the two."""
+
+    acknowledgement: Acknowledgement | None = None
+    refusal: bytes = b""
+
+    def __post_init__(self) -> None:
+        if (self.acknowledgement is None) == (not self.refusal):
+            raise ValueError("either an acknowledgement or a refusal")
+
+    def refused(self) -> Refusal | None:
+        """The refusal, when that is what it is. Raises `Reject` when its bytes are none."""
+        return Refusal.decode(self.refusal) if self.refusal else None
+
+
+def _exchange(name: str, question: type[W], max_bytes: int) -> Exchange[W, Taken]:
+    return Exchange(
+        protocol=f"/triggerx/1/{name}",
+        encode_request=lambda q: q.encode(),
+        decode_request=question.decode,
+        encode_answer=lambda a: a.encode(),
+        decode_answer=Taken.decode,
+        max_request_bytes=max_bytes,
+        max_answer_bytes=256,
+    )
+
+
+VOTES = _exchange("votes", Vote, 2048)
+ANSWERS = _exchange("answers", Answer, 4096)
