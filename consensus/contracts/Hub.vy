@@ -1,0 +1,493 @@
+# pragma version 0.4.3
+# pragma evm-version prague
+"""
+@title Hub
+@notice Executes jobs: at most once for each firing, only as a dispatcher authorised and the job's owner pinned.
+@dev Holds no ETH: fees are booked here and held by the TriggerGasRegistry. All links are immutable; an upgrade is a new set of contracts.
+"""
+
+import execution_record as record
+
+interface JobRegistry:
+    def job(jobId: uint256) -> Job: view
+
+interface GasRegistry:
+    def deductETHBalance(user: address, ethAmount: uint256): nonpayable
+    def creditETHBalance(user: address, ethAmount: uint256): nonpayable
+    def pay(to: address, ethAmount: uint256): nonpayable
+
+interface KeeperRegistry:
+    def activeOperatorId(account: address) -> uint256: view
+    def accountOf(operatorId: uint256) -> address: view
+    def rewardsOf(operatorId: uint256) -> address: view
+
+interface AttestationCenter:
+    def takeAttestations(operatorId: uint256) -> uint256: nonpayable
+
+struct Job:
+    owner: address
+    jobType: uint256
+    createdAt: uint256
+    timeFrame: uint256
+    target: address
+    word: uint256
+    active: bool
+
+struct Authorisation:
+    jobId: uint256
+    triggerId: uint256    # time jobs: the second that is due; otherwise the firing's identity
+    attempt: uint256
+    performer: address
+    spec: bytes32         # sha2-256 inside the JobSpec's CID
+    target: address
+    selector: bytes4
+    callHash: bytes32     # keccak of the calldata; zero when a script decides it
+    gasLimit: uint256     # what the inner call gets in full
+    level: uint256
+    maxFee: uint256       # wei
+    notBefore: uint256    # seconds, inclusive
+    deadline: uint256     # seconds, inclusive
+
+struct Record:
+    head: uint256         # see execution_record
+    digest: bytes32
+    jobId: uint256
+
+struct Execution:
+    taskNumber: uint256
+    jobId: uint256
+    owner: address
+    performer: address
+    performerId: uint256
+    blockNumber: uint256
+    timestamp: uint256
+    level: uint256
+    status: uint256           # 0 none, 1 pending, 2 certified, 3 rejected, 4 expired
+    success: bool
+    fee: uint256              # wei, escrowed until the record is settled
+    validationShare: uint256  # wei of it that go to the certificate's submitter
+    digest: bytes32
+
+struct Policy:
+    specHash: bytes32
+    maxFee: uint256
+    gasLimit: uint256
+    securityLevel: uint256
+    pinned: bool
+
+event TaskExecuted:
+    taskId: indexed(uint256)
+    jobId: indexed(uint256)
+    performerId: indexed(uint256)
+    taskNumber: uint256
+    triggerId: uint256
+    attempt: uint256
+    performer: address
+    target: address
+    callHash: bytes32
+    success: bool
+    fee: uint256
+    digest: bytes32
+
+event JobPolicySet:
+    jobId: indexed(uint256)
+    specHash: bytes32
+    maxFee: uint256
+    gasLimit: uint256
+    securityLevel: uint256
+
+event DispatcherSet:
+    dispatcher: indexed(address)
+    listed: bool
+
+event ServiceFeeSet:
+    serviceFee: uint256
+
+event OwnershipTransferStarted:
+    previousOwner: indexed(address)
+    newOwner: indexed(address)
+
+event OwnershipTransferred:
+    previousOwner: indexed(address)
+    newOwner: indexed(address)
+
+event Claimed:
+    operatorId: indexed(uint256)
+    rewards: indexed(address)
+    amount: uint256
+
+DOMAIN_TYPEHASH: constant(bytes32) = keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+AUTHORISATION_TYPEHASH: constant(bytes32) = keccak256("Authorisation(uint256 jobId,uint256 triggerId,uint256 attempt,address performer,bytes32 spec,address target,bytes4 selector,bytes32 callHash,uint256 gasLimit,uint256 level,uint256 maxFee,uint256 notBefore,uint256 deadline)")
+EXECUTION_TYPEHASH: constant(bytes32) = keccak256("Execution(uint256 taskId,uint256 jobId,uint256 triggerId,uint256 attempt,address performer,bytes32 spec,address target,bytes32 callHash,bool success,uint256 fee,uint256 blockNumber,uint256 timestamp)")
+# Half the order of secp256k1: a signature has one valid form (EIP-2).
+HALF_ORDER: constant(bytes32) = 0x7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0
+
+# docs/contracts.md says where each comes from.
+MAX_DATA: constant(uint256) = 16384
+OVERHEAD_GAS: public(constant(uint256)) = 90_000
+DATA_GAS: public(constant(uint256)) = 16
+VALIDATION_GAS: public(constant(uint256)) = 215_000
+VALIDATION_SEAT_GAS: public(constant(uint256)) = 5_000
+PRIORITY_CAP: public(constant(uint256)) = 2 * 10**9
+MAX_SERVICE_FEE: public(constant(uint256)) = 10**16
+CALL_MARGIN: constant(uint256) = 30_000
+MAX_PRICE: constant(uint256) = 2**48 - 1
+MAX_FEE: constant(uint256) = 2**72 - 1
+LAST_PRECOMPILE: constant(uint256) = 65535
+
+jobRegistry: public(immutable(address))
+gasRegistry: public(immutable(address))
+keeperRegistry: public(immutable(address))
+attestationCenter: public(immutable(address))
+UNIT: public(immutable(uint256))
+CHAIN_ID: immutable(uint256)
+DOMAIN: immutable(bytes32)
+
+owner: public(address)
+pendingOwner: public(address)
+isDispatcher: public(HashMap[address, bool])
+records: HashMap[uint256, Record]
+ran: HashMap[uint256, bool]                  # non-recurring jobs
+policies: public(HashMap[uint256, Policy])
+credits: public(HashMap[uint256, uint256])   # wei by operator id, without the units of its attestations
+counters: uint256                            # executed tasks 64 | service fee in wei 128
+currentJobOwner: public(transient(address))  # during the inner call; also the lock
+
+
+@deploy
+def __init__(owner_: address, dispatchers: DynArray[address, 16], jobs: address, gas_: address, keepers: address, center: address, unit: uint256):
+    """
+    @param unit Wei that an attester earns by one attestation of a successful execution.
+    """
+    assert owner_ != empty(address), "ZeroOwner"
+    assert unit < 2**64, "UnitTooLarge"
+    self.owner = owner_
+    jobRegistry = jobs
+    gasRegistry = gas_
+    keeperRegistry = keepers
+    attestationCenter = center
+    UNIT = unit
+    CHAIN_ID = chain.id
+    DOMAIN = keccak256(abi_encode(DOMAIN_TYPEHASH, keccak256("TriggerX Hub"), keccak256("1"), chain.id, self))
+    log OwnershipTransferred(previousOwner=empty(address), newOwner=owner_)
+    for dispatcher: address in dispatchers:
+        assert dispatcher != empty(address), "ZeroDispatcher"
+        self.isDispatcher[dispatcher] = True
+        log DispatcherSet(dispatcher=dispatcher, listed=True)
+
+
+@external
+def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resourceFee: uint256) -> bool:
+    """
+    @notice Calls the job's target for one firing. Returns whether the inner call succeeded: a failed one is recorded and never tried again.
+    @param data The calldata of the inner call, at most 16 KiB.
+    @param resourceFee Wei that the performer asks for running the script; attesters check it, maxFee bounds it.
+    """
+    started: uint256 = msg.gas
+    assert self.currentJobOwner == empty(address), "Reentered"
+    assert msg.sender == a.performer, "NotPerformer"
+    assert len(data) <= MAX_DATA, "DataTooLarge"
+    assert block.timestamp >= a.notBefore, "TooEarly"
+    assert block.timestamp <= a.deadline, "TooLate"
+    assert a.level <= 4, "UnknownLevel"
+    taskId: uint256 = convert(keccak256(abi_encode(a.jobId, a.triggerId)), uint256)
+    assert self.records[taskId].head == 0, "TaskAlreadyExecuted"
+    job: Job = staticcall JobRegistry(jobRegistry).job(a.jobId)
+    self._check_job(job, a)
+    callHash: bytes32 = keccak256(data)
+    self._check_call(job.target, a, callHash, convert(slice(concat(slice(data, 0, min(len(data), 4)), x"00000000"), 0, 4), bytes4))
+    self._check_policy(a)
+    self._check_signature(a, signature)
+    performerId: uint256 = staticcall KeeperRegistry(keeperRegistry).activeOperatorId(msg.sender)
+    assert performerId != 0, "UnknownPerformer"
+
+    assert a.maxFee <= MAX_FEE, "FeeTooLarge"
+    price: uint256 = min(min(tx.gasprice, block.basefee + PRIORITY_CAP), MAX_PRICE)
+    size: uint256 = record.size_of(a.level)
+    share: uint256 = self._validation_share(price, size)
+    assert a.maxFee >= share + UNIT * size, "InsufficientFeeCap"
+    extcall GasRegistry(gasRegistry).deductETHBalance(job.owner, a.maxFee)
+
+    counters: uint256 = self.counters + 1
+    number: uint256 = counters & (2**64 - 1)
+    self.counters = counters
+    head: uint256 = (
+        record.PENDING | (a.level << 4) | (performerId << 7) | (number << 34) | (block.number << 66) | (block.timestamp << 102) | (price << 136)
+    )
+    self.records[taskId] = Record(head=head, digest=empty(bytes32), jobId=a.jobId)
+    if job.word == 0 and job.jobType >= 3 and job.jobType <= 6:
+        self.ran[a.jobId] = True
+
+    # EIP-150 forwards at most 63/64: refuse unless the target gets its full limit.
+    assert a.gasLimit <= MAX_FEE and unsafe_sub(msg.gas, msg.gas // 64) >= a.gasLimit + CALL_MARGIN, "GasTooLow"
+    self.currentJobOwner = job.owner
+    success: bool = raw_call(a.target, data, gas=a.gasLimit, revert_on_failure=False)
+    self.currentJobOwner = empty(address)
+
+    fee: uint256 = (started - msg.gas + OVERHEAD_GAS + DATA_GAS * len(data)) * price + share
+    if success:
+        head |= 8
+        fee += UNIT * size + (counters >> 64) + min(resourceFee, a.maxFee)
+    fee = min(fee, a.maxFee)
+    self.records[taskId].head = head | (fee << 184)
+    digest: bytes32 = keccak256(
+        abi_encode(
+            EXECUTION_TYPEHASH, taskId, a.jobId, a.triggerId, a.attempt, a.performer, a.spec, a.target, callHash, success, fee, block.number, block.timestamp
+        )
+    )
+    self.records[taskId].digest = digest
+    if fee < a.maxFee:
+        extcall GasRegistry(gasRegistry).creditETHBalance(job.owner, unsafe_sub(a.maxFee, fee))
+    log TaskExecuted(
+        taskId=taskId,
+        jobId=a.jobId,
+        performerId=performerId,
+        taskNumber=number,
+        triggerId=a.triggerId,
+        attempt=a.attempt,
+        performer=a.performer,
+        target=a.target,
+        callHash=callHash,
+        success=success,
+        fee=fee,
+        digest=digest,
+    )
+    return success
+
+
+@external
+def settle(taskId: uint256, outcome: uint256, submitterId: uint256, signers: uint256) -> (uint256, bytes32):
+    """
+    @notice Only the AttestationCenter: ends a pending record as certified, rejected or expired, and books its fee.
+    @dev The center calls this first and verifies the certificate against what comes back: one call, and any refusal undoes it.
+    @return The record's head before, and its digest.
+    """
+    assert msg.sender == attestationCenter, "NotAttestationCenter"
+    assert self.currentJobOwner == empty(address), "Reentered"
+    head: uint256 = self.records[taskId].head
+    assert head != 0, "UnknownExecution"
+    assert record.status(head) == record.PENDING, "AlreadyCertified"
+    self.records[taskId].head = head ^ record.PENDING ^ outcome
+    fee: uint256 = record.fee(head)
+    if outcome == record.CERTIFIED:
+        # execute made sure that the fee covers the share and, after success, N units; signers <= N.
+        share: uint256 = self._validation_share(record.price(head), record.size_of(record.level(head)))
+        self.credits[submitterId] += share
+        fee -= share
+        if record.success(head):
+            fee -= UNIT * signers
+        self.credits[record.performer_id(head)] += fee
+    elif fee > 0:
+        job: Job = staticcall JobRegistry(jobRegistry).job(self.records[taskId].jobId)
+        extcall GasRegistry(gasRegistry).creditETHBalance(job.owner, fee)
+    return head, self.records[taskId].digest
+
+
+@external
+def claim(operatorId: uint256) -> uint256:
+    """
+    @notice Anyone: pays what an operator earned to its rewards address; returns the wei paid.
+    @dev One wei of credit stays behind: the slot stays non-zero, which makes the next certificate 17,100 gas cheaper.
+    """
+    assert self.currentJobOwner == empty(address), "Reentered"
+    rewards: address = staticcall KeeperRegistry(keeperRegistry).rewardsOf(operatorId)
+    assert rewards != empty(address), "UnknownOperator"
+    amount: uint256 = UNIT * extcall AttestationCenter(attestationCenter).takeAttestations(operatorId)
+    credit: uint256 = self.credits[operatorId]
+    if credit > 1:
+        self.credits[operatorId] = 1
+        amount += credit - 1
+    assert amount > 0, "NothingToClaim"
+    extcall GasRegistry(gasRegistry).pay(rewards, amount)
+    log Claimed(operatorId=operatorId, rewards=rewards, amount=amount)
+    return amount
+
+
+@external
+def setJobPolicy(jobId: uint256, specHash: bytes32, maxFee: uint256, gasLimit: uint256, securityLevel: uint256):
+    """
+    @notice The job's owner pins what may be executed for it; a dispatcher can then authorise nothing else.
+    @param specHash keccak(abi_encode(target, selector, callHash, spec)); zero leaves it open.
+    @param maxFee Highest maxFee of an authorisation, wei; zero leaves it open.
+    @param gasLimit The authorisation's gasLimit, exactly; zero leaves it open.
+    @param securityLevel The authorisation's level, exactly; 0 is the default level, not "open".
+    """
+    job: Job = staticcall JobRegistry(jobRegistry).job(jobId)
+    assert job.owner != empty(address), "UnknownJob"
+    assert job.owner == msg.sender, "NotJobOwner"
+    assert securityLevel <= 4, "UnknownLevel"
+    self.policies[jobId] = Policy(specHash=specHash, maxFee=maxFee, gasLimit=gasLimit, securityLevel=securityLevel, pinned=True)
+    log JobPolicySet(jobId=jobId, specHash=specHash, maxFee=maxFee, gasLimit=gasLimit, securityLevel=securityLevel)
+
+
+@external
+def setDispatcher(dispatcher: address, listed: bool):
+    assert msg.sender == self.owner, "NotOwner"
+    assert dispatcher != empty(address), "ZeroDispatcher"
+    self.isDispatcher[dispatcher] = listed
+    log DispatcherSet(dispatcher=dispatcher, listed=listed)
+
+
+@external
+def setServiceFee(serviceFee_: uint256):
+    """
+    @notice Wei added to the fee of a successful execution, for its performer; at most MAX_SERVICE_FEE, and never beyond maxFee.
+    """
+    assert msg.sender == self.owner, "NotOwner"
+    assert serviceFee_ <= MAX_SERVICE_FEE, "ServiceFeeTooHigh"
+    self.counters = (self.counters & (2**64 - 1)) | (serviceFee_ << 64)
+    log ServiceFeeSet(serviceFee=serviceFee_)
+
+
+@external
+def transferOwnership(newOwner: address):
+    """
+    @notice First of two steps; the new owner calls acceptOwnership. Zero takes an offer back.
+    """
+    assert msg.sender == self.owner, "NotOwner"
+    self.pendingOwner = newOwner
+    log OwnershipTransferStarted(previousOwner=msg.sender, newOwner=newOwner)
+
+
+@external
+def acceptOwnership():
+    assert msg.sender == self.pendingOwner, "NotPendingOwner"
+    log OwnershipTransferred(previousOwner=self.owner, newOwner=msg.sender)
+    self.owner = msg.sender
+    self.pendingOwner = empty(address)
+
+
+@external
+@view
+def execution(taskId: uint256) -> Execution:
+    """
+    @notice The record of a task; all zero when it was never executed.
+    """
+    head: uint256 = self.records[taskId].head
+    if head == 0:
+        return empty(Execution)
+    jobId: uint256 = self.records[taskId].jobId
+    job: Job = staticcall JobRegistry(jobRegistry).job(jobId)
+    performerId: uint256 = record.performer_id(head)
+    level: uint256 = record.level(head)
+    return Execution(
+        taskNumber=record.number(head),
+        jobId=jobId,
+        owner=job.owner,
+        performer=staticcall KeeperRegistry(keeperRegistry).accountOf(performerId),
+        performerId=performerId,
+        blockNumber=record.block_number(head),
+        timestamp=record.timestamp(head),
+        level=level,
+        status=record.status(head),
+        success=record.success(head),
+        fee=record.fee(head),
+        validationShare=self._validation_share(record.price(head), record.size_of(level)),
+        digest=self.records[taskId].digest,
+    )
+
+
+@external
+@view
+def recordOf(taskId: uint256) -> (uint256, bytes32):
+    """
+    @notice The packed head (see execution_record) and the digest.
+    """
+    return self.records[taskId].head, self.records[taskId].digest
+
+
+@external
+@view
+def authorisationDigest(a: Authorisation) -> bytes32:
+    return self._digest(a)
+
+
+@external
+@pure
+def taskId(jobId: uint256, triggerId: uint256) -> uint256:
+    return convert(keccak256(abi_encode(jobId, triggerId)), uint256)
+
+
+@external
+@view
+def nextTaskNumber() -> uint256:
+    return (self.counters & (2**64 - 1)) + 1
+
+
+@external
+@view
+def serviceFee() -> uint256:
+    return self.counters >> 64
+
+
+@internal
+@view
+def _check_job(job: Job, a: Authorisation):
+    assert job.owner != empty(address), "UnknownJob"
+    assert job.active, "JobInactive"
+    end: uint256 = unsafe_add(job.createdAt, job.timeFrame)
+    if job.jobType <= 2 or job.jobType == 7:
+        assert a.triggerId > job.createdAt and a.triggerId <= end, "OffSchedule"
+        assert job.word == 0 or unsafe_sub(a.triggerId, job.createdAt) % job.word == 0, "OffSchedule"
+        assert a.triggerId <= block.timestamp, "TooEarly"
+    else:
+        assert block.timestamp <= end, "JobExpired"
+        assert job.word == 1 or not self.ran[a.jobId], "AlreadyRan"
+
+
+@internal
+@view
+def _check_call(target: address, a: Authorisation, callHash: bytes32, selector: bytes4):
+    assert a.target == target or target == empty(address), "WrongTarget"
+    assert (
+        a.target != self
+        and a.target != jobRegistry
+        and a.target != gasRegistry
+        and a.target != keeperRegistry
+        and a.target != attestationCenter
+        and convert(a.target, uint256) > LAST_PRECOMPILE
+        and a.target.codesize > 0
+    ), "ProtocolTarget"
+    assert a.selector == selector or a.selector == empty(bytes4), "WrongSelector"
+    assert a.callHash == callHash or a.callHash == empty(bytes32), "WrongCalldata"
+
+
+@internal
+@view
+def _check_policy(a: Authorisation):
+    if not self.policies[a.jobId].pinned:
+        return
+    policy: Policy = self.policies[a.jobId]
+    if policy.specHash != empty(bytes32):
+        assert keccak256(abi_encode(a.target, a.selector, a.callHash, a.spec)) == policy.specHash, "PolicySpec"
+    assert policy.maxFee == 0 or a.maxFee <= policy.maxFee, "PolicyFee"
+    assert policy.gasLimit == 0 or a.gasLimit == policy.gasLimit, "PolicyGas"
+    assert a.level == policy.securityLevel, "PolicyLevel"
+
+
+@internal
+@view
+def _check_signature(a: Authorisation, signature: Bytes[96]):
+    assert len(signature) == 65, "BadAuthorisation"
+    r: uint256 = convert(slice(signature, 0, 32), uint256)
+    s: uint256 = convert(slice(signature, 32, 32), uint256)
+    v: uint256 = convert(slice(signature, 64, 1), uint256)
+    assert s <= convert(HALF_ORDER, uint256) and (v == 27 or v == 28), "BadAuthorisation"
+    signer: address = ecrecover(self._digest(a), v, r, s)
+    assert signer != empty(address), "BadAuthorisation"
+    assert self.isDispatcher[signer], "NotDispatcher"
+
+
+@internal
+@view
+def _digest(a: Authorisation) -> bytes32:
+    domain: bytes32 = DOMAIN
+    if chain.id != CHAIN_ID:   # a fork of the chain is another chain
+        domain = keccak256(abi_encode(DOMAIN_TYPEHASH, keccak256("TriggerX Hub"), keccak256("1"), chain.id, self))
+    return keccak256(concat(0x1901, domain, keccak256(abi_encode(AUTHORISATION_TYPEHASH, a))))
+
+
+@internal
+@pure
+def _validation_share(price: uint256, size: uint256) -> uint256:
+    return unsafe_mul(price, unsafe_add(VALIDATION_GAS, unsafe_mul(VALIDATION_SEAT_GAS, size)))
