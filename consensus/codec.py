@@ -37,8 +37,8 @@ def words(*values: int | bytes | bool) -> bytes:
 
 DOMAIN_TYPEHASH = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 AUTHORISATION_TYPEHASH = keccak(
-    b"Authorisation(uint256 jobId,uint256 triggerId,uint256 attempt,address performer,bytes32 spec,address target,bytes4 selector,"
-    b"bytes32 callHash,uint256 gasLimit,uint256 level,uint256 maxFee,uint256 notBefore,uint256 deadline)"
+    b"Authorisation(uint256 jobId,uint256 triggerId,uint256 attempt,address performer,bytes32 spec,address target,"
+    b"bytes4 selector,bytes32 callHash,uint256 gasLimit,uint256 level,uint256 maxFee,uint256 notBefore,uint256 deadline)"
 )
 EXECUTION_TYPEHASH = keccak(
     b"Execution(uint256 taskId,uint256 jobId,uint256 triggerId,uint256 attempt,address performer,bytes32 spec,address target,"

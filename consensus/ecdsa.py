@@ -34,7 +34,7 @@ def recover(digest: bytes, signature: bytes) -> bytes | None:
         key = coincurve.PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, hasher=None)
     except ValueError:
         return None
-    except Exception as error:  # noqa: BLE001  libsecp256k1's binding raises bare Exception for an unrecoverable signature
+    except Exception as error:
         if type(error) is not Exception:
             raise
         return None

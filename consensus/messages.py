@@ -126,7 +126,9 @@ class Authorisation(Wire, frozen=True):
 
     def __post_init__(self) -> None:
         _need(len(self.performer) == 20 and len(self.target) == 20, "performer and target are 20 bytes")
-        _need(len(self.spec) == 32 and len(self.call_hash) == 32 and len(self.selector) == 4, "spec, call hash 32 bytes, selector 4")
+        _need(
+            len(self.spec) == 32 and len(self.call_hash) == 32 and len(self.selector) == 4, "spec, call hash 32 bytes, selector 4"
+        )
         _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
         _need(0 < self.gas_limit <= 30_000_000, "gas limit is 1 to 30,000,000")
         _need(0 <= self.level <= 4, "security level is 0 to 4")

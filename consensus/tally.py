@@ -29,13 +29,15 @@ class Tally:
         self._barred: set[int] = set()
 
     def add(self, vote: Vote, operator: bytes) -> None:
-        """Counts `operator`'s vote. The first one stands. Raises `Reject` for a stranger, `Ignore` for what does not count."""
+        """Counts `operator`'s vote. The first yes or no stands. `Reject`: a stranger's. `Ignore`: it does not count."""
         rank = self._committee.rank(operator)
         if rank is None:  # REJECT: the seats are public
             raise Reject("NOT_IN_COMMITTEE", "the voter holds no seat")
         if vote.execution != self._execution:  # IGNORE: after a reorg both are honest
             raise Ignore("OTHER_EXECUTION", "a vote on another execution of this task")
-        if rank in self._votes or rank in self._barred:  # IGNORE: a repeated send
+        earlier = self._votes.get(rank)
+        undecided = earlier is not None and earlier.verdict is Verdict.CANNOT_TELL and vote.verdict is not Verdict.CANNOT_TELL
+        if rank in self._barred or (earlier is not None and not undecided):  # IGNORE: a repeated send
             raise Ignore("DUPLICATE_VOTE", "this seat has voted")
         self._votes[rank] = vote
 

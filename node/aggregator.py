@@ -1,0 +1,128 @@
+"""The aggregator's step: collects a round's votes, and in its turn makes one certificate of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from consensus import bls, merkle
+from consensus.codec import Domain
+from consensus.committee import Committee
+from consensus.errors import Ignore, TriggerXError
+from consensus.messages import Verdict, Vote
+from consensus.tally import Quorum, Tally
+from node.infra.chain import Certificate
+from node.infra.compute import Compute
+
+_log = structlog.get_logger(__name__)
+
+_EARLY_ROUNDS = 512  # rounds whose votes may come before we know of the execution: a burst of tasks in one second
+_EARLY_VOTES = 16  # more than the largest committee has members
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One committee's turn at one execution: what its members sign, and who they are."""
+
+    domain: Domain
+    task_id: int
+    execution: bytes
+    block_number: int
+    epoch: int
+    number: int
+    committee: Committee
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return (self.domain.chain_id, self.task_id, self.number)
+
+    def digest(self, verdict: Verdict) -> bytes:
+        """The message that members sign for `verdict`."""
+        root = merkle.leaf(self.task_id, self.execution, verdict)
+        return self.domain.attestation_digest(root, self.block_number, self.epoch, self.number)
+
+
+class _Ballot:
+    """A round this keeper aggregates: its tally, and a wake-up for each new vote."""
+
+    def __init__(self, round_: Round) -> None:
+        self.tally = Tally(round_.committee, round_.execution)
+        self.changed = trio.Event()
+
+    def add(self, vote: Vote, operator: bytes) -> None:
+        self.tally.add(vote, operator)
+        self.changed.set()
+
+
+class Aggregator:
+    """Takes votes at any time; certificates come of the rounds that `certificate` is waiting on."""
+
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
+        self._ballots: dict[tuple[int, int, int], _Ballot] = {}
+        self._early: OrderedDict[tuple[int, int, int], list[tuple[Vote, bytes]]] = OrderedDict()
+
+    def take(self, vote: Vote, operator: bytes) -> None:
+        """Counts a vote, or keeps it until its round opens here. Raises `Reject` or `Ignore`."""
+        key = (vote.chain_id, vote.task_id, vote.round)
+        ballot = self._ballots.get(key)
+        if ballot is not None:
+            ballot.add(vote, operator)
+            return
+        waiting = self._early.setdefault(key, [])
+        if len(waiting) >= _EARLY_VOTES or any(operator == o for _, o in waiting):  # IGNORE: a repeat, or a flood
+            raise Ignore("DUPLICATE_VOTE", "too many votes for a round that is not open here")
+        waiting.append((vote, operator))
+        while len(self._early) > _EARLY_ROUNDS:
+            self._early.popitem(last=False)
+
+    async def certificate(self, round_: Round, *, not_before: trio.Event | None = None) -> Certificate:
+        """Waits for a quorum of valid signatures and aggregates them. Runs until then: the caller cancels at the round's end.
+
+        Signatures are verified once, in aggregate, when `not_before` (this keeper's turn) has come.
+        """
+        ballot = self._ballots[round_.key] = _Ballot(round_)
+        try:
+            for vote, operator in self._early.pop(round_.key, []):
+                try:
+                    ballot.add(vote, operator)
+                except TriggerXError as error:
+                    _log.debug("early vote does not count", code=error.code, operator=operator.hex())
+            while True:
+                ballot.changed = trio.Event()
+                quorum = ballot.tally.quorum()
+                if quorum is None:
+                    await ballot.changed.wait()
+                    continue
+                if not_before is not None:
+                    await not_before.wait()
+                    quorum = ballot.tally.quorum() or quorum  # what came meanwhile earns its share too
+                bad = await self._compute(_invalid, quorum, round_.digest(quorum.verdict))
+                if not bad:
+                    return await self._compute(_certificate, round_, quorum)
+                _log.warning("votes with invalid signatures", task_id=str(round_.task_id), operators=[b.hex() for b in bad])
+                ballot.tally.discard(bad)
+        finally:
+            del self._ballots[round_.key]
+
+
+def _invalid(quorum: Quorum, digest: bytes) -> list[bytes]:
+    """Addresses whose signatures do not verify; one pairing check when none is bad."""
+    items = [(signer.key, signature) for signer, signature in zip(quorum.signers, quorum.signatures, strict=True)]
+    return [quorum.signers[i].address for i in bls.find_invalid(items, digest)]
+
+
+def _certificate(round_: Round, quorum: Quorum) -> Certificate:
+    return Certificate(
+        task_id=round_.task_id,
+        execution=round_.execution,
+        verdict=quorum.verdict,
+        block_number=round_.block_number,
+        epoch=round_.epoch,
+        round=round_.number,
+        signers=tuple(s.address for s in quorum.signers),
+        signature=bls.aggregate(quorum.signatures),
+    )

@@ -1,0 +1,89 @@
+"""The performer's step: checks a task as its own money depends on it, waits for its second, and executes it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from consensus import triggers
+from consensus.codec import keccak
+from consensus.errors import Failed, Invalid, Transient
+from consensus.lifecycle import REASONS
+from consensus.messages import JobSpec, Task
+from node.arguments import encode_call
+from node.infra.chain import Chain, Mined, Prepared, Wallet
+from node.infra.clock import Clock
+from node.infra.compute import Compute
+
+_EARLY_S = 0.002  # a block's whole second must not be the one before: wake this much after the due second begins
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A checked task whose transaction is built and priced; all that is left is its second."""
+
+    task: Task
+    call: bytes
+    prepared: Prepared
+    at: int
+
+
+async def call_of(job: JobSpec, compute: Compute) -> bytes:
+    """The calldata a static job means. Raises `Failed` for a job this version cannot execute."""
+    if job.definition != 1:
+        raise Failed("UNSUPPORTED_JOB", f"task definition {job.definition}")
+    try:
+        return await compute(encode_call, job.function, job.arguments)
+    except Invalid as error:
+        raise Failed("WRONG_CALL", error.detail) from error
+
+
+class Executor:
+    """Executes tasks on one chain with one wallet."""
+
+    def __init__(self, chain: Chain, wallet: Wallet, clock: Clock, compute: Compute) -> None:
+        self._chain = chain
+        self._wallet = wallet
+        self._clock = clock
+        self._compute = compute
+
+    async def prepare(self, task: Task) -> Ready:
+        """Everything that can be done before the second is due. Raises `Failed` with the reason not to take the task."""
+        authorisation = task.authorisation
+        job = task.job()
+        call = await call_of(job, self._compute)
+        if keccak(call) != authorisation.call_hash or call[:4] != authorisation.selector:
+            raise Failed("WRONG_CALL", "the authorised call is not the one the JobSpec means")
+        if job.target != authorisation.target:
+            raise Failed("WRONG_TARGET", "the authorised target is not the JobSpec's")
+        if not triggers.is_due(job.trigger, authorisation.trigger_id, created_at=job.created_at, time_frame=job.time_frame):
+            raise Failed("NOT_DUE", "the second is not one of the job's")
+        prepared = await self._wallet.prepare_execution(authorisation, task.signature, call, 0)
+        return Ready(task, call, prepared, max(authorisation.not_before, authorisation.trigger_id))
+
+    async def call(self, task: Task) -> bytes:
+        """The calldata of a task that was checked before."""
+        return await call_of(task.job(), self._compute)
+
+    async def send(self, ready: Ready) -> bytes:
+        """Waits for the second and sends; the transaction's hash. Raises `Failed`, or `Transient` when no RPC takes it."""
+        await self._clock.sleep_until(ready.at + _EARLY_S)
+        if self._clock.now() > ready.task.authorisation.deadline:
+            raise Failed("DEADLINE_PASSED", "the keeper was not running at the task's second")
+        return await self._wallet.send(ready.prepared)
+
+    async def mined(self, tx_hash: bytes) -> Mined:
+        """The receipt. Raises `Failed` with the hub's reason when it refused."""
+        mined = await self._wallet.mined(tx_hash)
+        if not mined.success:
+            raise Failed("HUB_REFUSED", mined.reason)
+        return mined
+
+    async def sent_before(self, task: Task) -> bytes | None:
+        """Hash of the transaction that a former run sent for this attempt."""
+        return await self._wallet.sent(f"execute:{task.task_id}:{task.authorisation.attempt}")
+
+
+def transient(error: Failed | Transient) -> bool:
+    """Whether another keeper may succeed where this one did not."""
+    reason = REASONS.get(error.code)
+    return isinstance(error, Transient) or (reason is not None and reason.transient)

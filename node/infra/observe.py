@@ -1,0 +1,140 @@
+"""What this process has seen of a chain: its keepers and dispatchers, and a feed of events that steps can wait on."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+import trio
+
+from consensus.codec import Domain
+from consensus.errors import Transient
+from node.infra.chain import Chain, ChainEvent, Head, Keeper, RegistryChanged, TaskExpired, TaskValidated
+
+_log = structlog.get_logger(__name__)
+
+_SETTLED = 4096  # settled tasks remembered: an hour of more than one a second
+_RETRY_S = 1.0
+
+OnEvents = Callable[[Head, Sequence[ChainEvent]], Awaitable[None]]
+
+
+class Observer:
+    """Follows one chain from its head. `run` keeps it current; everything else answers from memory.
+
+    A node that has lost its RPC goes on with what it last knew: registries change by epoch, not by the second.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self._keepers: dict[bytes, Keeper] = {}
+        self._by_peer: dict[str, Keeper] = {}
+        self._dispatchers: frozenset[bytes] = frozenset()
+        self._settled: OrderedDict[int, None] = OrderedDict()
+        self._waiting: dict[int, trio.Event] = {}
+        self.head: Head | None = None
+        """Last head followed; None until the first."""
+
+    @property
+    def domain(self) -> Domain:
+        return self.chain.domain
+
+    @property
+    def dispatchers(self) -> frozenset[bytes]:
+        return self._dispatchers
+
+    def keeper(self, address: bytes) -> Keeper | None:
+        """The active keeper with this operator address."""
+        return self._keepers.get(address)
+
+    def keeper_of_peer(self, peer_id: str) -> Keeper | None:
+        return self._by_peer.get(peer_id)
+
+    @property
+    def keepers(self) -> tuple[Keeper, ...]:
+        return tuple(self._keepers.values())
+
+    async def refresh(self) -> None:
+        """Reads keepers and dispatchers anew. Raises `Transient`."""
+        keepers = [k for k in await self.chain.keepers() if k.active]
+        dispatchers = await self.chain.dispatchers()
+        self._keepers = {k.address: k for k in keepers}
+        self._by_peer = {k.peer_id: k for k in keepers}
+        self._dispatchers = dispatchers
+
+    async def run(
+        self, on_events: OnEvents | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Follows the chain for ever; started once the registry has been read. `on_events` sees every batch, in order."""
+        while True:
+            try:
+                await self.refresh()
+                start = await self.chain.head()
+                break
+            except Transient as error:
+                _log.warning("chain unreachable, trying again", code=error.code, detail=error.detail)
+                await trio.sleep(_RETRY_S)
+        self.head = start
+        task_status.started()
+        stale = False
+        async with self.chain.follow(start.number + 1) as feed:
+            while True:
+                try:
+                    head, events = await feed.next()
+                    stale = stale or any(isinstance(e, RegistryChanged) for e in events)
+                    if stale:
+                        await self.refresh()
+                        stale = False
+                except Transient as error:
+                    _log.warning("chain unreachable, trying again", code=error.code, detail=error.detail)
+                    await trio.sleep(_RETRY_S)
+                    continue
+                self.head = head
+                for event in events:
+                    if isinstance(event, TaskValidated | TaskExpired):
+                        self._settle(event.task_id)
+                if on_events is not None:
+                    await on_events(head, events)
+
+    def settled(self, task_id: int) -> bool:
+        """Whether the contract has certified, rejected or expired this task since we follow."""
+        return task_id in self._settled
+
+    async def wait_settled(self, task_id: int) -> None:
+        """Returns when the contract has settled the task. The caller sets the deadline."""
+        if task_id not in self._settled:
+            await self._waiting.setdefault(task_id, trio.Event()).wait()
+
+    def _settle(self, task_id: int) -> None:
+        self._settled[task_id] = None
+        while len(self._settled) > _SETTLED:
+            self._settled.popitem(last=False)
+        if (event := self._waiting.pop(task_id, None)) is not None:
+            event.set()
+
+
+class Registry:
+    """`consensus.rules.Facts` over the observers of all chains a process serves."""
+
+    def __init__(self, observers: Mapping[int, Observer]) -> None:
+        self._observers = observers
+
+    def domain(self, chain_id: int) -> Domain | None:
+        observer = self._observers.get(chain_id)
+        return observer.domain if observer else None
+
+    def dispatchers(self, chain_id: int) -> frozenset[bytes]:
+        observer = self._observers.get(chain_id)
+        return observer.dispatchers if observer else frozenset()
+
+    def operator_of(self, chain_id: int, peer_id: str) -> bytes | None:
+        observer = self._observers.get(chain_id)
+        keeper = observer.keeper_of_peer(peer_id) if observer else None
+        return keeper.address if keeper else None
+
+    def peer_of(self, chain_id: int, operator: bytes) -> str | None:
+        """The peer id registered for an operator."""
+        observer = self._observers.get(chain_id)
+        keeper = observer.keeper(operator) if observer else None
+        return keeper.peer_id if keeper else None

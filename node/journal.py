@@ -1,0 +1,93 @@
+"""What this keeper took on, voted and sent: on disk before it leaves, so that a restart neither forgets nor contradicts."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import NamedTuple
+
+from consensus.messages import Task, Verdict
+from node.infra.sqlite import Database
+
+MIGRATIONS = (
+    """
+    CREATE TABLE task (
+        task_id TEXT NOT NULL, attempt INTEGER NOT NULL, publisher TEXT NOT NULL, message BLOB NOT NULL,
+        outcome TEXT NOT NULL DEFAULT '', PRIMARY KEY (task_id, attempt)
+    );
+    CREATE INDEX task_open ON task (outcome) WHERE outcome = '';
+    CREATE TABLE vote (
+        execution BLOB NOT NULL PRIMARY KEY, task_id TEXT NOT NULL, verdict INTEGER NOT NULL, reason TEXT NOT NULL
+    );
+    CREATE TABLE sent (
+        key TEXT NOT NULL PRIMARY KEY, raw BLOB NOT NULL, tx_hash BLOB NOT NULL, nonce INTEGER NOT NULL
+    );
+    """,
+)
+
+
+class Accepted(NamedTuple):
+    """A task this keeper acknowledged, and the peer that published it (where its answers go)."""
+
+    task: Task
+    publisher: str
+
+
+class Opinion(NamedTuple):
+    """A verdict on one execution and its reason code; empty for a plain yes."""
+
+    verdict: Verdict
+    reason: str
+
+
+class Journal:
+    """Durable memory over one SQLite file; every method returns once the disk has it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def accept(self, task: Task, publisher: str) -> bool:
+        """Takes a task on; False when this attempt was taken before."""
+        row = (str(task.task_id), task.authorisation.attempt, publisher, task.encode())
+
+        def write(db: sqlite3.Connection) -> bool:
+            return (
+                db.execute("INSERT OR IGNORE INTO task (task_id, attempt, publisher, message) VALUES (?, ?, ?, ?)", row).rowcount
+                == 1
+            )
+
+        return await self._database.write(write)
+
+    async def close_task(self, task_id: int, attempt: int, outcome: str) -> None:
+        """Notes how an attempt ended; it is not picked up again after a restart."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE task SET outcome = ? WHERE task_id = ? AND attempt = ?", (outcome, str(task_id), attempt))
+
+        await self._database.write(write)
+
+    async def open_tasks(self) -> list[Accepted]:
+        """Acknowledged and not ended: what a restart goes on with."""
+
+        def read(db: sqlite3.Connection) -> list[Accepted]:
+            rows = db.execute("SELECT message, publisher FROM task WHERE outcome = '' ORDER BY rowid").fetchall()
+            return [Accepted(Task.decode(message), publisher) for message, publisher in rows]
+
+        return await self._database.read(read)
+
+    async def vote(self, task_id: int, execution: bytes, opinion: Opinion) -> Opinion:
+        """Records the verdict on an execution, or returns the one recorded before: a keeper never contradicts itself.
+
+        `cannot_tell` is no verdict to be bound by: a later yes or no replaces it.
+        """
+
+        def write(db: sqlite3.Connection) -> Opinion:
+            row = db.execute("SELECT verdict, reason FROM vote WHERE execution = ?", (execution,)).fetchone()
+            if row is not None and row[0] != Verdict.CANNOT_TELL:
+                return Opinion(Verdict(row[0]), row[1])
+            db.execute(
+                "INSERT OR REPLACE INTO vote (execution, task_id, verdict, reason) VALUES (?, ?, ?, ?)",
+                (execution, str(task_id), int(opinion.verdict), opinion.reason),
+            )
+            return opinion
+
+        return await self._database.write(write)

@@ -1,0 +1,56 @@
+"""Brings certificates and expiries to the chain, once each, and stands down when somebody was faster."""
+
+from __future__ import annotations
+
+import structlog
+
+from consensus.errors import Failed, Transient
+from node.infra.chain import Certificate, Chain, ExecutionStatus, Prepared, Wallet
+from node.tracker import Tracker
+
+_log = structlog.get_logger(__name__)
+
+
+class Submitter:
+    """Submits for one chain with one wallet."""
+
+    def __init__(self, chain: Chain, wallet: Wallet, tracker: Tracker) -> None:
+        self._chain = chain
+        self._wallet = wallet
+        self._tracker = tracker
+
+    async def submit(self, certificate: Certificate) -> None:
+        """Sends the certificate unless the task is settled. A refusal is logged with its reason: another rank may try."""
+        try:
+            if not await self._pending(certificate.task_id):
+                return
+            prepared = await self._wallet.prepare_certificate(certificate)
+            await self._send(certificate.task_id, "certified", prepared)
+        except (Failed, Transient) as error:
+            if await self._lost_race(certificate.task_id):
+                return
+            self._tracker.step(certificate.task_id, "refused", submit_error=error.code, submit_detail=error.detail)
+            _log.warning("certificate refused", task_id=str(certificate.task_id), code=error.code, detail=error.detail)
+
+    async def expire(self, task_id: int) -> None:
+        """Has an unattested task refunded. Raises `Failed` or `Transient`."""
+        if await self._pending(task_id):
+            await self._send(task_id, "expired", await self._wallet.prepare_expiry(task_id))
+
+    async def _send(self, task_id: int, stage: str, prepared: Prepared) -> None:
+        tx_hash = await self._wallet.send(prepared)
+        self._tracker.step(task_id, f"{stage}_sent", validation_tx="0x" + tx_hash.hex())
+        mined = await self._wallet.mined(tx_hash)
+        if not mined.success:
+            raise Failed("CENTER_REFUSED", mined.reason)
+        self._tracker.step(task_id, stage)
+
+    async def _pending(self, task_id: int) -> bool:
+        record = await self._chain.execution(task_id)
+        return record is not None and record.status is ExecutionStatus.PENDING
+
+    async def _lost_race(self, task_id: int) -> bool:
+        try:
+            return not await self._pending(task_id)
+        except Transient:
+            return False

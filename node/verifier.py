@@ -1,0 +1,108 @@
+"""The attester's step: re-checks an execution against the chain it reads itself, and believes nothing it is told."""
+
+from __future__ import annotations
+
+from consensus import codec, triggers
+from consensus.codec import keccak, words
+from consensus.errors import Failed, Transient
+from consensus.messages import Execution, Verdict
+from node.executor import call_of
+from node.infra.chain import Chain, ExecutionRecord
+from node.infra.compute import Compute
+from node.journal import Opinion
+
+YES = Opinion(Verdict.YES, "")
+
+
+def _no(reason: str) -> Opinion:
+    return Opinion(Verdict.NO, reason)
+
+
+def _cannot_tell(reason: str) -> Opinion:
+    return Opinion(Verdict.CANNOT_TELL, reason)
+
+
+def execution_digest(execution: Execution, record: ExecutionRecord) -> bytes:
+    """What the hub must have recorded if it executed this package: the EXECUTION struct hash of Hub.vy."""
+    authorisation = execution.task.authorisation
+    return keccak(
+        words(
+            codec.EXECUTION_TYPEHASH,
+            authorisation.task_id,
+            authorisation.job_id,
+            authorisation.trigger_id,
+            authorisation.attempt,
+            authorisation.performer,
+            authorisation.spec,
+            authorisation.target,
+            keccak(execution.call),
+            record.success,
+            record.fee,
+            record.block_number,
+            record.timestamp,
+        )
+    )
+
+
+async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, compute: Compute) -> Opinion:
+    """This keeper's verdict on one execution, each `no` with the contradiction found. Cheap checks come first.
+
+    The package's signature and the dispatcher's were checked when it arrived (`consensus.rules.check_execution`).
+    """
+    authorisation = execution.task.authorisation
+    spec = execution.task.job()
+    if record.performer != authorisation.performer:
+        return _no("WRONG_PERFORMER")
+    if record.job_id != authorisation.job_id or record.level != authorisation.level:
+        return _no("WRONG_RECORD")
+    if execution.resource_fee != 0:  # a static call uses no resources but gas
+        return _no("WRONG_FEE")
+    if not triggers.is_due(spec.trigger, authorisation.trigger_id, created_at=spec.created_at, time_frame=spec.time_frame):
+        return _no("NOT_DUE")
+    if record.timestamp < authorisation.trigger_id:
+        return _no("NOT_DUE")
+    try:
+        call = await call_of(spec, compute)
+    except Failed as error:
+        return _cannot_tell(error.code) if error.code == "UNSUPPORTED_JOB" else _no(error.code)
+    if call != execution.call:
+        return _no("WRONG_CALL")
+    if spec.target != authorisation.target:
+        return _no("WRONG_TARGET")
+    if execution_digest(execution, record) != record.digest:
+        return _no("WRONG_RECORD")
+    try:
+        return await _against_chain(execution, record, chain)
+    except Transient as error:
+        return _cannot_tell(error.code)
+
+
+async def _against_chain(execution: Execution, record: ExecutionRecord, chain: Chain) -> Opinion:
+    authorisation = execution.task.authorisation
+    spec = execution.task.job()
+    job = await chain.job(authorisation.job_id)
+    if job is None:
+        return _cannot_tell("RECORD_NOT_FOUND")
+    if (job.owner, job.definition, job.created_at, job.time_frame) != (
+        spec.owner,
+        spec.definition,
+        spec.created_at,
+        spec.time_frame,
+    ):
+        return _no("WRONG_RECORD")
+    if job.target != spec.target:
+        return _no("WRONG_TARGET")
+    if job.interval != spec.trigger.interval:
+        return _no("NOT_DUE")
+    transaction = await chain.transaction(execution.transaction)
+    if transaction is None or transaction.block_number is None:
+        return _cannot_tell("TRANSACTION_NOT_FOUND")
+    if (transaction.sender, transaction.to, transaction.block_number) != (
+        record.performer,
+        chain.domain.hub,
+        record.block_number,
+    ):
+        return _no("WRONG_RECORD")
+    if execution.call not in transaction.input:
+        return _no("WRONG_CALL")
+    return YES

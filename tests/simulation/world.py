@@ -1,0 +1,161 @@
+"""A keeper network in one process on a virtual clock: the real workflow over the memory mesh and the memory chain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from consensus import bls, ecdsa
+from consensus.codec import keccak
+from consensus.messages import Authorisation, JobSpec, Task, Uint256, spec_digest
+from consensus.triggers import Interval
+from node.arguments import encode_call
+from node.duties import DutySettings
+from node.infra.chain_memory import Ledger, MemoryChain, SentTransactions
+from node.infra.clock import TrioClock
+from node.infra.compute import inline
+from node.infra.observe import Observer
+from node.infra.sqlite import MEMORY, Database, open_database
+from node.journal import MIGRATIONS, Journal
+from node.signer import Signer
+from node.tracker import Tracker
+from node.workflow import Keeper, Parts, Served
+from p2p.memory import MemoryMesh
+
+DISPATCHER = keccak(b"dispatcher")
+OWNER = keccak(b"owner")[:20]
+TARGET = keccak(b"target")[:20]
+FUNCTION = "ping(uint256)"
+ARGUMENTS = '["1606938044258990275541962092341162602522202993782792835301376"]'  # 2^200
+
+
+@dataclass
+class Resident:
+    """What of a keeper survives its process: keys, disk, and the transactions it sent."""
+
+    number: int
+    operator: bytes
+    bls_secret: int
+    database: Database
+    sent: SentTransactions = field(default_factory=SentTransactions)
+    scope: trio.CancelScope | None = None
+    chain: MemoryChain | None = None
+    tracker: Tracker | None = None
+
+    @property
+    def address(self) -> bytes:
+        return ecdsa.address_of(self.operator)
+
+    @property
+    def peer_id(self) -> str:
+        return f"keeper-{self.number}"
+
+
+class World:
+    """Keepers, chain and mesh; tests start and kill keepers and publish tasks as a coordinator would."""
+
+    def __init__(self, clock: TrioClock, nursery: trio.Nursery) -> None:
+        self.clock = clock
+        self.ledger = Ledger(clock, round_seconds=12)
+        self.mesh = MemoryMesh(latency=lambda _a, _b: 0.005)
+        self.residents: list[Resident] = []
+        self.publisher = self.mesh.join("coordinator")
+        self._nursery = nursery
+        self.ledger.list_dispatcher(ecdsa.address_of(DISPATCHER))
+        self.ledger.deposit(OWNER, 10**20)
+
+    def settle(self, number: int, database: Database) -> Resident:
+        """Registers keeper `number`; it is drawn from the next epoch on."""
+        resident = Resident(number, keccak(b"operator %d" % number), bls.secret_from_seed(keccak(b"bls %d" % number)), database)
+        self.ledger.register(resident.address, bls.public_key(resident.bls_secret), resident.peer_id)
+        self.residents.append(resident)
+        return resident
+
+    async def start(self, resident: Resident, keeper_type: Callable[[Parts], Keeper] = Keeper) -> None:
+        """Starts (or restarts) a keeper's process; returns when it is ready."""
+        chain = resident.chain = MemoryChain(self.clock, ledger=self.ledger, latency=0.002)
+        resident.tracker = Tracker(lambda: round(self.clock.now() * 1000))
+        parts = Parts(
+            network=self.mesh.join(resident.peer_id),
+            chains={self.ledger.domain.chain_id: Served(Observer(chain), chain.wallet(resident.address, resident.sent))},
+            signer=Signer(resident.operator, resident.bls_secret),
+            journal=Journal(resident.database),
+            tracker=resident.tracker,
+            clock=self.clock,
+            compute=inline,
+            version="0",
+            duties=DutySettings(rank_interval=2.0),
+        )
+        resident.scope = trio.CancelScope()
+
+        async def run(*, task_status: trio.TaskStatus[None]) -> None:
+            assert resident.scope is not None
+            with resident.scope:
+                await keeper_type(parts).run(task_status=task_status)
+
+        await self._nursery.start(run)
+
+    def kill(self, resident: Resident) -> None:
+        """As SIGKILL does: the process ends at once, its peers see it gone."""
+        assert resident.scope is not None
+        resident.scope.cancel()
+        self.mesh.leave(resident.peer_id)
+
+    def create_job(self, *, interval: int = 10, time_frame: int = 3600) -> JobSpec:
+        job_id = self.ledger.create_job(OWNER, target=TARGET, interval=interval, time_frame=time_frame)
+        job = self.ledger.state.jobs[job_id]
+        return JobSpec(
+            job_id=Uint256(job_id),
+            chain_id=self.ledger.domain.chain_id,
+            definition=1,
+            owner=OWNER,
+            created_at=job.created_at,
+            time_frame=time_frame,
+            trigger=Interval(interval),
+            target=TARGET,
+            function=FUNCTION,
+            arguments=ARGUMENTS,
+            level=2,
+        )
+
+    def task(
+        self, spec: JobSpec, second: int, performer: bytes, *, attempt: int = 1, window: int = 10, secret: bytes = DISPATCHER
+    ) -> Task:
+        call = encode_call(spec.function, spec.arguments)
+        body = spec.encode()
+        authorisation = Authorisation(
+            job_id=spec.job_id,
+            trigger_id=Uint256(second),
+            attempt=attempt,
+            performer=performer,
+            spec=spec_digest(body),
+            target=spec.target,
+            selector=call[:4],
+            call_hash=keccak(call),
+            gas_limit=100_000,
+            level=spec.level,
+            max_fee=Uint256(10**17),
+            not_before=second,
+            deadline=second + window,
+        )
+        signature = ecdsa.sign(secret, self.ledger.domain.hub_digest(authorisation.struct_hash()))
+        return Task(spec.chain_id, authorisation, signature, body, "tgrx-simulation")
+
+    def status(self, task: Task) -> int:
+        executed = self.ledger.state.executed.get(task.task_id)
+        return executed.record.status if executed else 0
+
+
+@asynccontextmanager
+async def open_world(keepers: int) -> AsyncIterator[World]:
+    """A world with `keepers` registered and seated keepers, none of them started."""
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        world = World(TrioClock(), nursery)
+        for number in range(keepers):
+            world.settle(number, await stack.enter_async_context(open_database(MEMORY, MIGRATIONS, durable=False)))
+        world.ledger.advance_epoch()
+        yield world
+        nursery.cancel_scope.cancel()
