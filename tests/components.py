@@ -1,0 +1,58 @@
+"""The one rule for programs that tests take from outside: absent means skip with a plain reason, or failure where CI=true."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+NODE_MODULES = _ROOT / "tests" / "js" / "node_modules"
+
+
+def _on_path(name: str) -> Path | None:
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
+def _anvil() -> Path | None:
+    # npm's launcher would outlive a killed child, so the package that holds the binary itself is what is installed.
+    binaries = sorted(NODE_MODULES.glob("@foundry-rs/anvil-*/bin/anvil"))
+    return _on_path("anvil") or next(iter(binaries), None)
+
+
+def _npm_package(name: str) -> Path | None:
+    folder = NODE_MODULES / name
+    return folder if (folder / "package.json").is_file() else None
+
+
+# Component -> where it is, and the line that brings it.
+COMPONENTS: dict[str, tuple[Callable[[], Path | None], str]] = {
+    "anvil": (_anvil, "`make test` gets it from npm on x86-64 Linux; elsewhere install Foundry"),
+    "node": (lambda: _on_path("node"), "install Node.js 18 or newer"),
+    "sdk-triggerx": (lambda: _npm_package("sdk-triggerx"), "`make test` gets it where npm is present"),
+    "ethers": (lambda: _npm_package("ethers"), "`make test` gets it where npm is present"),
+}
+
+
+def find(name: str) -> Path | None:
+    """Where the component `name` is (a program, or the folder of an npm package), or None."""
+    look, _ = COMPONENTS[name]
+    return look()
+
+
+def require(name: str) -> Path:
+    """Where the component `name` is; without it the calling test (or module) skips, or fails where CI=true.
+
+    Scripts run by "node" find the npm packages with `NODE_PATH` set to `NODE_MODULES`, or by lying below `tests/js`.
+    """
+    found = find(name)
+    if found is not None:
+        return found
+    reason = f"{name} is not on this machine: {COMPONENTS[name][1]}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason, allow_module_level=True)

@@ -1,0 +1,36 @@
+"""What every test shares: anvil from npm on PATH, and how many cases the property tests generate."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+from tests import components
+
+# Two busy cores make the wall time of one example meaningless.
+settings.register_profile("default", deadline=None)
+settings.register_profile("soak", deadline=None, print_blob=True)
+settings.load_profile("default")
+
+SOAK_FACTOR = 20  # of the number of cases a property test generates otherwise
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Children (`triggerx devnet`) look for anvil on PATH, whether pytest came from make or not.
+    anvil = components.find("anvil")
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    if anvil is not None and str(anvil.parent) not in folders:
+        os.environ["PATH"] = os.pathsep.join([*folders, str(anvil.parent)])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--hypothesis-profile") != "soak":
+        return
+    for item in items:
+        test = getattr(item, "obj", None)
+        test = getattr(test, "__func__", test)
+        # Hypothesis offers no public way to change what a test's own @settings says.
+        if (own := getattr(test, "_hypothesis_internal_use_settings", None)) is not None:
+            test._hypothesis_internal_use_settings = settings(own, max_examples=own.max_examples * SOAK_FACTOR)
