@@ -1,0 +1,76 @@
+"""`python -m cli.devnet.embedded`: the embedded chain as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from cli.devnet.embedded.accounts import dev_accounts
+from cli.devnet.embedded.ledger import Ledger
+from cli.devnet.embedded.methods import Methods
+from cli.devnet.embedded.server import RpcServer
+
+LISTENING = "Listening on "
+WEI = 10**18
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cli.devnet.embedded", description=__doc__)
+    parser.add_argument("--port", type=int, default=8545, help="0 for any free one; printed once it is bound")
+    parser.add_argument("--chain-id", type=int, default=31337)
+    parser.add_argument("--balance", type=int, default=10_000, help="ether of each account")
+    parser.add_argument("--heartbeat", type=float, help="mine an empty block after this many idle seconds")
+    funded = parser.add_mutually_exclusive_group()
+    funded.add_argument("--accounts", type=int, default=10, help="fund this many accounts of the test mnemonic")
+    funded.add_argument("--fund", help="fund these addresses instead, comma-separated (starts faster)")
+    return parser.parse_args(argv)
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    names = arguments.fund.split(",") if arguments.fund else [each.address for each in dev_accounts(arguments.accounts)]
+    accounts = [bytes.fromhex(name.removeprefix("0x")) for name in names]
+    ledger = Ledger(arguments.chain_id, dict.fromkeys(accounts, arguments.balance * WEI))
+    server = RpcServer(Methods(ledger, accounts, f"embedded/py-evm/{version('py-evm')}"))
+
+    config = Config()
+    config.bind = [f"127.0.0.1:{arguments.port}"]
+    config.accesslog = None
+    config.errorlog = "-"
+    config.loglevel = "warning"
+    config.keep_alive_timeout = 3600  # clients of a devnet hold their connection; closing it under them costs a retry
+    config.graceful_timeout = 0.1
+
+    stop = trio.Event()
+
+    async def watch_signals(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                stop.set()
+                return
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watch_signals)
+        nursery.start_soon(server.mine, arguments.heartbeat)
+        listening = await nursery.start(partial(serve, server, config, shutdown_trigger=stop.wait, mode="asgi"))  # type: ignore[arg-type]
+        print(f"{LISTENING}{listening[0]}", flush=True)  # noqa: T201  (whoever started us waits for this line)
+        await stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    trio.run(_run, _arguments(argv))
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
