@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import trio
@@ -53,8 +53,32 @@ class Received(Generic[M]):
     source: PeerId
 
 
+@dataclass(slots=True)
+class Counters:
+    """What the mesh did since it opened. `rejected` and `ignored` count by error code, `peers` is the number connected now."""
+
+    published: int = 0
+    delivered: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    """Accepted, but the reader was behind."""
+    unsent: int = 0
+    """Frames for a peer that reads too slowly."""
+    refused_streams: int = 0
+    cut_off: int = 0
+    peers: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    def reject(self, code: str) -> None:
+        self.rejected[code] = self.rejected.get(code, 0) + 1
+
+    def ignore(self, code: str) -> None:
+        self.ignored[code] = self.ignored.get(code, 0) + 1
+
+
 class Rule(Protocol[M_contra]):
-    """Judges a decoded message of a peer: returns to accept, raises `Reject` or `Ignore`. Any other exception counts as Ignore."""
+    """Judges a decoded message of a peer: returns to accept, raises `Reject` or `Ignore`. Other exceptions count as Ignore."""
 
     async def __call__(self, message: M_contra, source: PeerId, /) -> None: ...
 
@@ -84,13 +108,18 @@ class Network(Protocol):
         ...
 
     async def request(self, peer: PeerId, exchange: Exchange[Q, A], message: Q) -> A:
-        """Asks one peer over a direct stream. Raises `Transient` when it cannot be reached or hangs up; the caller sets the deadline."""
+        """Asks one peer over a direct stream. Raises `Transient` when it cannot be reached or hangs up, `Reject` when the
+        answer is malformed. The caller sets the deadline."""
         ...
 
-    def serve(
-        self, exchange: Exchange[Q, A], handler: Callable[[Q, PeerId], Awaitable[A]]
-    ) -> AbstractAsyncContextManager[None]:
-        """Answers `exchange` until the context ends. `PeerId` is the authenticated remote. A `Reject` or `Ignore` closes the stream."""
+    def serve(self, exchange: Exchange[Q, A], handler: Callable[[Q, PeerId], Awaitable[A]]) -> AbstractAsyncContextManager[None]:
+        """Answers `exchange` until the context ends. The handler's `PeerId` is the authenticated remote; its `Reject` or `Ignore`
+        closes the stream."""
+        ...
+
+    @property
+    def counters(self) -> Counters:
+        """What the mesh did since it opened, for metrics. Live: read it, never write it."""
         ...
 
     def connected(self) -> frozenset[PeerId]: ...
