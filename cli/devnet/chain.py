@@ -113,9 +113,8 @@ async def open_chain(options: ChainOptions) -> AsyncIterator[Chain]:
 
         async def watch() -> None:
             nonlocal died
-            code = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-            with trio.move_on_after(1):  # what it said last
-                await output.ended.wait()
+            await output.ended.wait()  # the end of its output is the end of the process
+            code = await trio.to_thread.run_sync(process.wait)
             died = Failed("CHAIN_ENDED", f"{engine} ended with code {code}; it said:\n{output.tail()}")
             nursery.cancel_scope.cancel()
 
@@ -186,8 +185,9 @@ async def _stop(process: subprocess.Popen[bytes]) -> None:
     with trio.CancelScope(shield=True):
         process.terminate()
         with trio.move_on_after(STOP_SECONDS):
-            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-        if process.poll() is None:
+            while process.poll() is None:  # noqa: ASYNC110  (subprocess has no event to wait for)
+                await trio.sleep(0.01)
+        if process.returncode is None:
             process.kill()
             await trio.to_thread.run_sync(process.wait)
     if process.stdout is not None:
@@ -253,7 +253,8 @@ async def _ready(url: str, options: ChainOptions, output: _Output) -> str:
                 except (httpx.HTTPError, ValueError, KeyError) as error:
                     last = repr(error)
                     await trio.sleep(0.05)
-    raise Failed("CHAIN_NOT_READY", f"{url} gave no chain id within {options.start_seconds} s ({last}); it said:\n{output.tail()}")
+    detail = f"{url} gave no chain id within {options.start_seconds} s ({last}); it said:\n{output.tail()}"
+    raise Failed("CHAIN_NOT_READY", detail)
 
 
 async def _ask(client: httpx.AsyncClient, url: str, method: str) -> str:

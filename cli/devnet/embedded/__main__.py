@@ -48,22 +48,15 @@ async def _run(arguments: argparse.Namespace) -> None:
     config.keep_alive_timeout = 3600  # clients of a devnet hold their connection; closing it under them costs a retry
     config.graceful_timeout = 0.1
 
-    stop = trio.Event()
-
-    async def watch_signals(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.mine, arguments.heartbeat)
+            serving = partial(serve, server, config, shutdown_trigger=trio.Event().wait, mode="asgi")  # type: ignore[arg-type]
+            listening = await nursery.start(serving)
+            print(f"{LISTENING}{listening[0]}", flush=True)  # noqa: T201  (whoever started us waits for this line)
             async for _ in signals:
-                stop.set()
-                return
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(watch_signals)
-        nursery.start_soon(server.mine, arguments.heartbeat)
-        listening = await nursery.start(partial(serve, server, config, shutdown_trigger=stop.wait, mode="asgi"))  # type: ignore[arg-type]
-        print(f"{LISTENING}{listening[0]}", flush=True)  # noqa: T201  (whoever started us waits for this line)
-        await stop.wait()
-        nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
+                break
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from eth.vm.forks.prague.transactions import PragueTransactionBuilder
 from eth.vm.spoof import SpoofTransaction
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
+from eth_typing import Address
 from eth_utils.exceptions import ValidationError
 
 from cli.devnet.embedded.errors import REVERTED, RpcError, refused
@@ -56,16 +57,16 @@ class Outcome:
 
 def run(state: StateAPI, call: Call, chain_id: int) -> Outcome:
     """Run `call` on `state`, which is left as it was. Raises RpcError where the sender cannot even start it."""
-    unsigned = PragueTransactionBuilder.new_unsigned_dynamic_fee_transaction(  # type: ignore[attr-defined]
+    unsigned = PragueTransactionBuilder.new_unsigned_dynamic_fee_transaction(
         chain_id=chain_id,
         nonce=state.get_nonce(call.sender),  # type: ignore[arg-type]
         max_priority_fee_per_gas=call.tip,
         max_fee_per_gas=call.max_fee,
         gas=call.gas,
-        to=call.to,
+        to=Address(call.to),
         value=call.value,
         data=call.data,
-        access_list=call.access_list,
+        access_list=[(Address(account), slots) for account, slots in call.access_list],
     )
     transaction: Any = SpoofTransaction(unsigned, from_=call.sender)
     if call.gas < transaction.intrinsic_gas:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from eth.abc import BlockHeaderAPI, SignedTransactionAPI
+from eth.constants import BLANK_ROOT_HASH, EMPTY_SHA256
 from eth_utils.address import to_checksum_address
 
 from cli.devnet.embedded.errors import invalid_params
+from cli.devnet.embedded.evm import base_fee
 from cli.devnet.embedded.ledger import Block, Log, Mined
 
 Json = Any
@@ -81,7 +83,9 @@ def receipt(mined: Mined, block: Block) -> Json:
     }
 
 
-def transaction(signed: SignedTransactionAPI, transaction_hash: bytes, sender: bytes, block: Block | None, mined: Mined | None) -> Json:
+def transaction(
+    signed: SignedTransactionAPI, transaction_hash: bytes, sender: bytes, block: Block | None, mined: Mined | None
+) -> Json:
     """A transaction, in its block or (block and mined None) waiting."""
     kind = signed.type_id or 0
     parity = signed.y_parity
@@ -109,7 +113,8 @@ def transaction(signed: SignedTransactionAPI, transaction_hash: bytes, sender: b
     fields["chainId"] = quantity(signed.chain_id or 0)
     fields["v"] = fields["yParity"] = quantity(parity)
     fields["accessList"] = [
-        {"address": address(bytes(account)), "storageKeys": [f"0x{slot:064x}" for slot in slots]} for account, slots in signed.access_list
+        {"address": address(bytes(account)), "storageKeys": [f"0x{slot:064x}" for slot in slots]}
+        for account, slots in signed.access_list
     ]
     if kind >= 2:
         fields["maxFeePerGas"] = quantity(signed.max_fee_per_gas)
@@ -136,12 +141,12 @@ def header_fields(header: BlockHeaderAPI) -> dict[str, Json]:
         "extraData": octets(header.extra_data),
         "mixHash": octets(header.mix_hash),
         "nonce": octets(header.nonce),
-        "baseFeePerGas": quantity(header.base_fee_per_gas),
-        "withdrawalsRoot": octets(header.withdrawals_root),
+        "baseFeePerGas": quantity(base_fee(header)),
+        "withdrawalsRoot": octets(BLANK_ROOT_HASH),
         "blobGasUsed": "0x0",
         "excessBlobGas": "0x0",
-        "parentBeaconBlockRoot": octets(header.parent_beacon_block_root),
-        "requestsHash": octets(header.requests_hash),
+        "parentBeaconBlockRoot": octets(BLANK_ROOT_HASH),
+        "requestsHash": octets(EMPTY_SHA256),
         "uncles": [],
         "withdrawals": [],
     }

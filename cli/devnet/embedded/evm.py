@@ -13,7 +13,7 @@ from eth.abc import (
     SignedTransactionAPI,
     StateAPI,
 )
-from eth.consensus import ConsensusContext
+from eth.consensus.context import ConsensusContext
 from eth.db.atomic import AtomicDB
 from eth.db.chain import ChainDB
 from eth.db.trie import make_trie_root_and_nodes
@@ -29,11 +29,13 @@ from cli.devnet.embedded.precompiles import BLS_PRECOMPILES
 GAS_LIMIT: Final = 30_000_000  # anvil's default
 MAX_ANCESTORS: Final = 256  # what BLOCKHASH reaches
 
+_PRECOMPILES: Final[dict[Any, Any]] = {**PRAGUE_PRECOMPILES, **BLS_PRECOMPILES}
+
 
 class DevnetComputation(PragueComputation):
     """Prague with the BLS precompiles on arkworks."""
 
-    _precompiles = {**PRAGUE_PRECOMPILES, **BLS_PRECOMPILES}
+    _precompiles = _PRECOMPILES
 
 
 class DevnetState(PragueState):
@@ -106,6 +108,12 @@ class Evm:
     def state(self, header: BlockHeaderAPI, hashes: list[bytes]) -> StateAPI:
         """The state of `header.state_root` in the context of `header`."""
         return self.vm(header, hashes).state
+
+
+def base_fee(header: BlockHeaderAPI) -> int:
+    """The header's base fee, wei; every header of this chain has one."""
+    assert header.base_fee_per_gas is not None
+    return int(header.base_fee_per_gas)
 
 
 class BlockBuilder:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import rlp
+import rlp  # type: ignore[import-untyped]
 from eth.abc import BlockHeaderAPI, ComputationAPI, ReceiptAPI, SignedTransactionAPI, StateAPI
 from eth_utils.exceptions import ValidationError
 
-from cli.devnet.embedded.evm import BlockBuilder, Evm
+from cli.devnet.embedded.evm import BlockBuilder, Evm, base_fee
 from cli.devnet.embedded.pool import Pool, Pooled
 
 KEPT_SNAPSHOTS: Final = 64  # evm_snapshot returns a number for ever; older ones are forgotten
@@ -175,7 +175,7 @@ class Ledger:
         header = self._next_header(secrets.token_bytes(32))
         builder = BlockBuilder(self.evm, header, self._chain.hashes)
         mined: list[Mined] = []
-        queue = self.pool.ready(self.state_at(self.head), int(header.base_fee_per_gas))
+        queue = self.pool.ready(self.state_at(self.head), base_fee(header))
         for candidate in queue:
             if candidate.transaction.gas > header.gas_limit - builder.header.gas_used:
                 queue.skip_sender()

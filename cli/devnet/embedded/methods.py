@@ -12,6 +12,7 @@ from eth_utils.crypto import keccak
 from cli.devnet.embedded import calls, encoding
 from cli.devnet.embedded.encoding import Json, octets, quantity
 from cli.devnet.embedded.errors import METHOD_NOT_FOUND, RpcError, invalid_params, refused
+from cli.devnet.embedded.evm import base_fee
 from cli.devnet.embedded.ledger import Block, Ledger
 
 Params = Sequence[Json]
@@ -94,7 +95,8 @@ class Methods:
         waiting = self.ledger.pool.all()
         fields.update(hash=None, nonce=None, miner=None, size="0x0")
         fields["transactions"] = [
-            encoding.transaction(each.transaction, each.hash, each.sender, None, None) if full else octets(each.hash) for each in waiting
+            encoding.transaction(each.transaction, each.hash, each.sender, None, None) if full else octets(each.hash)
+            for each in waiting
         ]
         return fields
 
@@ -132,7 +134,7 @@ class Methods:
         return quantity(calls.estimate(state, call, self.ledger.chain_id, self._gas_limit))
 
     def gas_price(self, _: Params) -> Json:
-        return quantity(int(self.ledger.pending_header().base_fee_per_gas) + TIP)
+        return quantity(base_fee(self.ledger.pending_header()) + TIP)
 
     def tip(self, _: Params) -> Json:
         return quantity(TIP)
@@ -144,8 +146,8 @@ class Methods:
         percentiles = _percentiles(_or(params, 2, []))
         blocks = list(self.ledger.blocks(newest.number - count + 1, newest.number)) if count else []
         following = self.ledger.block(newest.number + 1)
-        base_fees = [int(each.header.base_fee_per_gas) for each in blocks]
-        base_fees.append(int((following.header if following else self.ledger.pending_header()).base_fee_per_gas))
+        base_fees = [base_fee(each.header) for each in blocks]
+        base_fees.append(base_fee(following.header if following else self.ledger.pending_header()))
         answer: dict[str, Json] = {
             "oldestBlock": quantity(blocks[0].number if blocks else newest.number),
             "baseFeePerGas": [quantity(each) for each in base_fees],
@@ -289,7 +291,7 @@ def _percentiles(value: Json) -> list[float]:
 def _rewards(block: Block, percentiles: Sequence[float]) -> list[str]:
     """Tips at the percentiles of the block's gas, as eth_feeHistory defines them."""
     header: BlockHeaderAPI = block.header
-    tips = sorted((each.gas_price - int(header.base_fee_per_gas), each.gas_used) for each in block.transactions)
+    tips = sorted((each.gas_price - base_fee(header), each.gas_used) for each in block.transactions)
     if not tips:
         return ["0x0"] * len(percentiles)
     rewards: list[str] = []

@@ -161,7 +161,7 @@ class Pool:
         try:
             transaction = PragueTransactionBuilder.decode(raw)
             transaction.validate()
-        except Exception as error:  # noqa: BLE001  (rlp, eth-keys and py-evm each have their own; the bytes are the caller's)
+        except Exception as error:  # rlp, eth-keys and py-evm each have their own; the bytes are the caller's
             raise invalid_params(f"failed to decode transaction: {error}") from error
         chain_id = transaction.chain_id
         if chain_id is not None and chain_id != self._chain_id:
@@ -218,5 +218,5 @@ def _bumped(new: int, old: int) -> bool:
 def _sender(transaction: SignedTransactionAPI) -> bytes:
     try:
         return bytes(transaction.sender)
-    except Exception as error:  # noqa: BLE001  (eth-keys raises its own and coincurve's)
+    except Exception as error:  # eth-keys raises its own and coincurve's
         raise refused("invalid sender") from error

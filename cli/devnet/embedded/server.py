@@ -37,7 +37,7 @@ class RpcServer:
         self._work = trio.Event()
 
     async def mine(self, heartbeat: float | None) -> None:
-        """Mine whatever the pool holds as soon as the EVM is free; with `heartbeat`, an empty block after that many idle seconds."""
+        """Mine what the pool holds as soon as the EVM is free; with `heartbeat`, an empty block after so many idle seconds."""
         ledger = self._methods.ledger
         while True:
             with trio.move_on_after(heartbeat if heartbeat is not None else float("inf")) as idle:
@@ -47,7 +47,7 @@ class RpcServer:
                 continue
             try:
                 block = await self._in_evm(partial(ledger.mine, even_empty=idle.cancelled_caught))
-            except Exception:  # noqa: BLE001  (the guard around mining: py-evm's own faults must not end the chain)
+            except Exception:  # the guard around mining: py-evm's own faults must not end the chain
                 log.exception("mining failed")
                 continue
             if block is not None and ledger.pool:
@@ -97,7 +97,7 @@ class RpcServer:
             return {"jsonrpc": "2.0", "id": request_id, "result": self._methods.call(request["method"], params)}
         except RpcError as error:
             return _error(request_id, error.code, error.message, error.data)
-        except Exception as error:  # noqa: BLE001  (the guard around a request: whatever py-evm raises is this request's)
+        except Exception as error:  # the guard around a request: whatever py-evm raises is this request's
             log.exception("request failed", method=request["method"])
             return _error(request_id, INTERNAL_ERROR, f"internal error: {type(error).__name__}")
 
