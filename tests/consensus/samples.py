@@ -1,0 +1,86 @@
+"""Fixed values of every message, for golden files and as the honest start of hostile variants."""
+
+from __future__ import annotations
+
+from consensus import ecdsa
+from consensus.codec import Domain, keccak
+from consensus.messages import (
+    Acknowledgement,
+    Authorisation,
+    CheckIn,
+    Execution,
+    JobSpec,
+    Refusal,
+    Task,
+    Uint256,
+    Verdict,
+    Vote,
+    spec_digest,
+)
+from consensus.triggers import Interval
+
+DISPATCHER = keccak(b"sample dispatcher")
+PERFORMER = keccak(b"sample performer")
+PEER = "12D3KooWSample"
+DOMAIN = Domain(31337, b"\x11" * 20, b"\x22" * 20, b"\x33" * 20)
+NOW = 1_700_000_100
+CALL = bytes.fromhex("773acdef") + (2**200 + 7).to_bytes(32, "big")
+
+SPEC = JobSpec(
+    job_id=Uint256(2**255 + 3),
+    chain_id=31337,
+    definition=1,
+    owner=b"\x44" * 20,
+    created_at=1_700_000_000,
+    time_frame=3600,
+    trigger=Interval(50),
+    target=b"\x55" * 20,
+    function="ping(uint256)",
+    arguments=f'["{2**200 + 7}"]',
+    level=3,
+)
+
+
+def authorisation(**changes: object) -> Authorisation:
+    fields: dict[str, object] = {
+        "job_id": SPEC.job_id,
+        "trigger_id": Uint256(1_700_000_100),
+        "attempt": 2,
+        "performer": ecdsa.address_of(PERFORMER),
+        "spec": spec_digest(SPEC.encode()),
+        "target": SPEC.target,
+        "selector": CALL[:4],
+        "call_hash": keccak(CALL),
+        "gas_limit": 123_456,
+        "level": 3,
+        "max_fee": Uint256(10**18),
+        "not_before": NOW,
+        "deadline": NOW + 30,
+    }
+    return Authorisation(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def task(auth: Authorisation | None = None, *, secret: bytes = DISPATCHER, spec: JobSpec = SPEC) -> Task:
+    auth = auth or authorisation()
+    return Task(31337, auth, ecdsa.sign(secret, DOMAIN.hub_digest(auth.struct_hash())), spec.encode(), "tgrx-sample")
+
+
+def execution(of: Task | None = None, *, secret: bytes = PERFORMER, call: bytes = CALL) -> Execution:
+    of = of or task()
+    said = Execution.struct_hash(of.authorisation, b"\x77" * 32, call, 0)
+    return Execution(of, b"\x77" * 32, call, Uint256(0), ecdsa.sign(secret, DOMAIN.hub_digest(said)))
+
+
+def acknowledgement(auth: Authorisation | None = None, *, secret: bytes = PERFORMER, at: int = NOW) -> Acknowledgement:
+    auth = auth or authorisation()
+    digest = DOMAIN.hub_digest(Acknowledgement.struct_hash(auth, at))
+    return Acknowledgement(31337, Uint256(auth.task_id), auth.attempt, at, ecdsa.sign(secret, digest))
+
+
+def check_in(*, secret: bytes = PERFORMER, peer: str = PEER, at: int = NOW) -> CheckIn:
+    digest = DOMAIN.hub_digest(CheckIn.struct_hash(peer, "0.1.0", at))
+    return CheckIn(31337, ecdsa.address_of(PERFORMER), "0.1.0", at, ecdsa.sign(secret, digest))
+
+
+VOTE = Vote(31337, Uint256(authorisation().task_id), b"\x88" * 32, Verdict.NO, "WRONG_CALL", 42, 7, 1, b"\x99" * 96)
+REFUSAL = Refusal(31337, Uint256(authorisation().task_id), 2, "NOT_DUE", "too early", False)
