@@ -57,8 +57,8 @@ lock: $(VENV)/.dev ## write the lock files anew (UPGRADE=1 takes newer versions)
 	@set -e; lock() { $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) "$$@"; }; \
 	lock --all-extras pyproject.toml --output-file requirements-dev.lock; \
-	lock --extra devnet --constraint requirements-dev.lock pyproject.toml --output-file requirements.lock; \
-	lock --constraint requirements-dev.lock --group pyproject.toml:build --output-file requirements-build.lock
+	lock --extra devnet --constraint requirements-dev.lock --no-annotate pyproject.toml --output-file requirements.lock; \
+	lock --constraint requirements-dev.lock --no-annotate --group pyproject.toml:build --output-file requirements-build.lock
 	@cd tests/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error
 
 clean: ## remove what make and the tests have written
