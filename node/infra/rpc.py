@@ -56,8 +56,16 @@ class RpcError(TriggerXError):
         super().__init__("RPC_ERROR", f"{self.message} ({rpc_code})" + (f": {self.reason}" if self.reason else ""))
 
 
+class Unreachable(Transient):
+    """No endpoint answered. `received` is whether one may have got the request all the same."""
+
+    def __init__(self, detail: str, *, received: bool = True) -> None:
+        super().__init__("RPC_UNREACHABLE", detail)
+        self.received = received
+
+
 class Rpc(Protocol):
-    """JSON-RPC 2.0. Raises `RpcError` for an error answer, `Transient` (`RPC_UNREACHABLE`) when no endpoint answers,
+    """JSON-RPC 2.0. Raises `RpcError` for an error answer, `Unreachable` (a `Transient`) when no endpoint answers,
     `Misconfigured` (`chain.rpc`) when an endpoint serves another chain. The caller's cancel scope is the deadline."""
 
     async def call(self, method: str, params: Sequence[Any] = ()) -> Any: ...
@@ -218,7 +226,7 @@ class _FailoverRpc:
     async def _ask(self, body: bytes, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The answers in the order of the requests, from the first endpoint that gives them all."""
         repeatable = all(_is_repeatable(request["method"]) for request in requests)
-        failures = []
+        failures, received = [], False
         now = trio.current_time()
         async with self._slots:
             # Those at rest come last: all may be at rest, and one must be tried. The sort is stable.
@@ -228,15 +236,15 @@ class _FailoverRpc:
                         await self._check_chain(endpoint)
                     answers = _matched(await endpoint.exchange(body, repeatable=repeatable), requests)
                 except _UnusableError as error:
-                    maybe_done = endpoint.checked and error.sent
+                    received |= endpoint.checked and error.sent
                     endpoint.failed(str(error))
                     failures.append(f"{endpoint.host}: {error}")
-                    if maybe_done and not repeatable:
+                    if received and not repeatable:
                         break
                 else:
                     endpoint.answered()
                     return answers
-        raise Transient("RPC_UNREACHABLE", "; ".join(failures))
+        raise Unreachable("; ".join(failures), received=received)
 
     async def _check_chain(self, endpoint: _Endpoint) -> None:
         request = {"jsonrpc": "2.0", "id": 0, "method": "eth_chainId", "params": []}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from consensus.errors import Misconfigured, Transient
-from node.infra.rpc import RpcError, open_rpc, revert_reason
+from node.infra.rpc import RpcError, Unreachable, open_rpc, revert_reason
 from tests.infra.http_peer import Answer, open_peer, rpc_answer
 
 CHAIN = {"eth_chainId": "0x7a69", "eth_blockNumber": "0x10", "evm_mine": "0x0"}
@@ -115,6 +115,7 @@ async def test_when_nobody_answers_it_is_transient_and_names_hosts_only():
         with capture_logs() as logs, pytest.raises(Transient, match=r"127\.0\.0\.1:9") as caught:
             await rpc.call("eth_blockNumber")
     assert caught.value.code == "RPC_UNREACHABLE"
+    assert not caught.value.received
     for text in (str(caught.value), repr(logs)):
         assert "hunter" not in text
         assert "0123456789abcdef" not in text
@@ -167,8 +168,9 @@ async def test_what_must_not_happen_twice_is_not_repeated_anywhere():
         open_peer(rpc_answer(CHAIN)) as second,
         open_rpc([first.url, second.url], expect_chain_id=31337) as rpc,
     ):
-        with pytest.raises(Transient):
+        with pytest.raises(Unreachable) as caught:
             await rpc.call("evm_mine")
+    assert caught.value.received
     assert first.methods.count("evm_mine") == 1
     assert second.methods == []
 
