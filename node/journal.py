@@ -18,9 +18,6 @@ MIGRATIONS = (
     CREATE TABLE vote (
         execution BLOB NOT NULL PRIMARY KEY, task_id TEXT NOT NULL, verdict INTEGER NOT NULL, reason TEXT NOT NULL
     );
-    CREATE TABLE sent (
-        key TEXT NOT NULL PRIMARY KEY, raw BLOB NOT NULL, tx_hash BLOB NOT NULL, nonce INTEGER NOT NULL
-    );
     """,
 )
 

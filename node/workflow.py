@@ -52,6 +52,7 @@ class Parts:
 
     network: Network
     chains: Mapping[int, Served]
+    registry: Registry
     signer: Signer
     journal: Journal
     tracker: Tracker
@@ -67,7 +68,9 @@ class Keeper:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.registry = Registry({chain_id: served.observer for chain_id, served in parts.chains.items()})
+        self.registry = parts.registry
+        self.running = False
+        """Whether it hears every topic and follows every chain."""
         self._aggregator = Aggregator(parts.compute)
         self._executors = {
             chain_id: Executor(served.chain, served.wallet, parts.clock, parts.compute)
@@ -108,6 +111,7 @@ class Keeper:
             for accepted in await p.journal.open_tasks():
                 nursery.start_soon(self._guard, self._perform, accepted.task, accepted.publisher)
             nursery.start_soon(self._check_in)
+            self.running = True
             task_status.started()
             async with trio.open_nursery() as work:
                 work.start_soon(self._each, work, tasks, self._perform)

@@ -11,6 +11,7 @@ import trio
 from consensus.codec import Domain
 from consensus.errors import Transient
 from node.infra.chain import Chain, ChainEvent, Head, Keeper, RegistryChanged, TaskExpired, TaskValidated
+from p2p.topics import TASKS
 
 _log = structlog.get_logger(__name__)
 
@@ -132,6 +133,19 @@ class Registry:
         observer = self._observers.get(chain_id)
         keeper = observer.keeper_of_peer(peer_id) if observer else None
         return keeper.address if keeper else None
+
+    def is_known(self, peer_id: str) -> bool:
+        """Whether an active keeper of any chain is registered with this peer id."""
+        return any(o.keeper_of_peer(peer_id) is not None for o in self._observers.values())
+
+    def may_publish(self, peer_id: str, topic: str) -> bool | None:
+        """The mesh's gate: tasks by anybody (their worth is the dispatcher's signature), all else by registered keepers.
+
+        None while no chain has been read yet.
+        """
+        if topic == TASKS.name or self.is_known(peer_id):
+            return True
+        return None if any(o.head is None for o in self._observers.values()) else False
 
     def peer_of(self, chain_id: int, operator: bytes) -> str | None:
         """The peer id registered for an operator."""

@@ -17,7 +17,7 @@ from node.duties import DutySettings
 from node.infra.chain_memory import Ledger, MemoryChain, SentTransactions
 from node.infra.clock import TrioClock
 from node.infra.compute import inline
-from node.infra.observe import Observer
+from node.infra.observe import Observer, Registry
 from node.infra.sqlite import MEMORY, Database, open_database
 from node.journal import MIGRATIONS, Journal
 from node.signer import Signer
@@ -78,9 +78,12 @@ class World:
         """Starts (or restarts) a keeper's process; returns when it is ready."""
         chain = resident.chain = MemoryChain(self.clock, ledger=self.ledger, latency=0.002)
         resident.tracker = Tracker(lambda: round(self.clock.now() * 1000))
+        observer = Observer(chain)
+        registry = Registry({self.ledger.domain.chain_id: observer})
         parts = Parts(
-            network=self.mesh.join(resident.peer_id),
-            chains={self.ledger.domain.chain_id: Served(Observer(chain), chain.wallet(resident.address, resident.sent))},
+            network=self.mesh.join(resident.peer_id, gate=registry.may_publish),
+            chains={self.ledger.domain.chain_id: Served(observer, chain.wallet(resident.address, resident.sent))},
+            registry=registry,
             signer=Signer(resident.operator, resident.bls_secret),
             journal=Journal(resident.database),
             tracker=resident.tracker,

@@ -1,0 +1,79 @@
+"""What every long-running program does at its edge: signals, the ready file, exit codes, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import trio
+import typer
+
+from consensus.errors import Misconfigured, TriggerXError
+
+ReadyFile = Annotated[
+    Path | None, typer.Option("--ready-file", help="JSON written when the program does its work.", show_default=False)
+]
+
+_GRACE_S = 5  # s, for an orderly end; what is on disk is safe without one
+
+
+def write_ready(path: Path, facts: dict[str, Any]) -> None:
+    """Writes the file whole or not at all: whoever waits for it may read it the moment it exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text(json.dumps(facts, indent=1) + "\n")
+    half.replace(path)
+
+
+def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Awaitable[None]], ready_file: Path | None) -> None:
+    """Runs `program` on trio until SIGTERM or SIGINT, then gives it five seconds to end."""
+
+    def on_ready(facts: dict[str, Any]) -> None:
+        if ready_file is not None:
+            write_ready(ready_file, facts)
+
+    async def until_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                signal.alarm(_GRACE_S)  # its default action ends the process, whatever still hangs in it
+                scope.cancel()
+                return
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(until_signal, nursery.cancel_scope)
+            nursery.start_soon(program, on_ready)
+
+    try:
+        trio.run(run)
+    finally:
+        signal.alarm(0)
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+
+
+def says_what_is_wrong(app: typer.Typer) -> None:
+    """Runs the command; an error of the operator's is one plain line and exit code 2, any other named one exit code 1."""
+    try:
+        app(standalone_mode=True)
+    except Misconfigured as error:
+        print(f"error: {error.detail}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except TriggerXError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except BaseExceptionGroup as group:
+        named, rest = group.split(TriggerXError)
+        if named is None or rest is not None:
+            raise
+        error: BaseException = named
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        print(f"error: {error.detail if isinstance(error, Misconfigured) else error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(error, Misconfigured) else 1)

@@ -1,0 +1,168 @@
+"""The node on one page: which parts it is made of, what each is given, and in which order they live and end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+from eth_utils.address import to_checksum_address
+
+from consensus.errors import Transient
+from node.duties import DutySettings
+from node.infra import keystore
+from node.infra.clock import SystemClock
+from node.infra.compute import Threads
+from node.infra.evm import EvmChain, open_chain
+from node.infra.evm_wallet import EvmWallet
+from node.infra.http import open_server
+from node.infra.observe import Observer, Registry
+from node.infra.rpc import Rpc, open_rpc
+from node.infra.secret import Secret
+from node.infra.settings import ChainSettings, KeySettings, MeshSettings, NodeSettings
+from node.infra.sqlite import open_database
+from node.infra.telemetry import Metrics
+from node.infra.transactions import SENT_TABLE, Outbox, SqliteTransactionLog
+from node.journal import MIGRATIONS, Journal
+from node.signer import Signer
+from node.status import StatusPage, status_app
+from node.tracker import Tracker, Trail
+from node.workflow import Keeper, Parts, Served
+from p2p.host import HostConfig, Libp2pNetwork, open_network
+
+_log = structlog.get_logger(__name__)
+
+VERSION = version("triggerx-node")
+
+OnReady = Callable[[dict[str, Any]], None]
+"""Told once, when the node does its work: its pid, peer id, addresses and status URL."""
+
+
+async def run_node(settings: NodeSettings, on_ready: OnReady) -> None:
+    """Runs a keeper or a bootstrap peer until cancelled. Raises `Misconfigured`."""
+    if settings.role == "bootstrap":
+        await _run_bootstrap(settings, on_ready)
+    else:
+        await _run_keeper(settings, on_ready)
+
+
+async def _run_bootstrap(settings: NodeSettings, on_ready: OnReady) -> None:
+    """A peer without keys or chain: others meet through it. It joins no topic, since it could judge no message."""
+    metrics = Metrics("node", VERSION)
+    async with open_network(host_config(settings.mesh)) as network:
+        page = StatusPage(
+            missing=lambda: [] if network.addresses else ["listening address"],
+            describe=lambda: {"role": "bootstrap", **_describe(network)},
+            trails=list,
+            metrics=lambda: metrics.render(network.counters),
+        )
+        async with open_server(status_app(page), settings.status.host, settings.status.port) as status_url:
+            on_ready(_ready(network, status_url))
+            await trio.sleep_forever()
+
+
+async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
+    assert settings.keys is not None  # NodeSettings refuses a keeper without keys
+    metrics = Metrics("node", VERSION)
+    clock = SystemClock()
+    tracker = Tracker(lambda: clock.now_ns() // 1_000_000, metrics.observe_stage)
+    operator, bls_secret = await load_keys(settings.keys)
+    signer = Signer(operator.reveal(), bls_secret.reveal())
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings.data_dir / "journal.sqlite", MIGRATIONS, durable=True))
+        chains = {c.id: await stack.enter_async_context(open_served(c, settings.data_dir, operator)) for c in settings.chains}
+        registry = Registry({chain_id: served.observer for chain_id, served in chains.items()})
+        network = await stack.enter_async_context(
+            open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
+        )
+        keeper = Keeper(
+            Parts(
+                network=network,
+                chains=chains,
+                registry=registry,
+                signer=signer,
+                journal=Journal(database),
+                tracker=tracker,
+                clock=clock,
+                compute=Threads(),
+                version=VERSION,
+                checkin_interval=settings.checkin_interval_s,
+                duties=DutySettings(rank_interval=settings.aggregator.rank_interval_s),
+            )
+        )
+        page = StatusPage(
+            missing=lambda: [
+                *([] if keeper.running else ["chain: not followed yet"]),
+                *([] if network.connected() else ["mesh: no peer connected"]),
+                *([] if registry.is_known(network.peer_id) else ["registry: this peer id is not registered"]),
+            ],
+            describe=lambda: {"role": "keeper", "operator": to_checksum_address(signer.address), **_describe(network)},
+            trails=lambda: [_trail(t) for t in tracker.trails()],
+            metrics=lambda: metrics.render(network.counters),
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        status_url = await stack.enter_async_context(open_server(status_app(page), settings.status.host, settings.status.port))
+        await nursery.start(keeper.run)
+        on_ready(_ready(network, status_url))
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def open_served(settings: ChainSettings, data_dir: Path, operator: Secret[bytes]) -> AsyncIterator[Served]:
+    """One chain: its endpoints, its contracts, and the wallet that never sends twice. Waits for an RPC to answer."""
+    async with (
+        open_rpc(settings.rpc, expect_chain_id=settings.id) as rpc,
+        open_database(data_dir / f"transactions-{settings.id}.sqlite", (SENT_TABLE,), durable=True) as sent,
+    ):
+        chain = await reach_chain(settings, rpc)
+        wallet = EvmWallet(chain, Outbox(rpc, operator, settings.id, SqliteTransactionLog(sent)))
+        yield Served(Observer(chain), wallet)
+
+
+async def reach_chain(settings: ChainSettings, rpc: Rpc) -> EvmChain:
+    """The chain, as soon as an RPC answers: a program that starts before its chain waits for it."""
+    while True:
+        try:
+            return await open_chain(settings, rpc)
+        except Transient as error:
+            _log.warning("chain unreachable, trying again", chain=settings.name, code=error.code, detail=error.detail)
+            await trio.sleep(1)
+
+
+async def load_keys(keys: KeySettings) -> tuple[Secret[bytes], Secret[int]]:
+    """Operator and BLS secret out of their keystores."""
+    password = keystore.read_password(keys.password_file)
+    return await keystore.load_operator(keys.operator, password), await keystore.load_bls(keys.bls, password)
+
+
+def host_config(mesh: MeshSettings) -> HostConfig:
+    """The mesh as configured."""
+    return HostConfig(identity=mesh.identity, listen=(mesh.listen,), announce=mesh.announce, bootstrap=mesh.bootstrap)
+
+
+def _describe(network: Libp2pNetwork) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "peer_id": network.peer_id,
+        "addresses": list(network.addresses),
+        "peers": sorted(network.connected()),
+    }
+
+
+def _ready(network: Libp2pNetwork, status_url: str) -> dict[str, Any]:
+    return {"pid": os.getpid(), "peer_id": network.peer_id, "addresses": list(network.addresses), "status_url": status_url}
+
+
+def _trail(trail: Trail) -> dict[str, Any]:
+    return {
+        "task_id": str(trail.task_id),
+        "trace_id": trail.trace_id,
+        "stages": trail.stages,
+        "facts": trail.facts,
+        "outcome": trail.outcome,
+    }
