@@ -102,9 +102,7 @@ async def open_chain(options: ChainOptions) -> AsyncIterator[Chain]:
     itself; a Failed holds the last of its output.
     """
     engine = _engine(options.engine)
-    accounts = await trio.to_thread.run_sync(dev_accounts, options.accounts)
-    command = _anvil(options) if engine == "anvil" else _embedded(options, accounts)
-    process = _start(command)
+    process = _start(_anvil(options) if engine == "anvil" else _embedded(options))
     output = _Output()
     body_error: Exception | None = None
     died: Failed | None = None
@@ -121,6 +119,7 @@ async def open_chain(options: ChainOptions) -> AsyncIterator[Chain]:
         nursery.start_soon(output.read, process)
         nursery.start_soon(watch)
         try:
+            accounts = await trio.to_thread.run_sync(dev_accounts, options.accounts)  # while the chain starts
             address = await _address(output, engine, options)
             version = await _ready(f"http://{address}", options, output)
             ws_url = f"ws://{address}" if engine == "anvil" else None
@@ -132,10 +131,10 @@ async def open_chain(options: ChainOptions) -> AsyncIterator[Chain]:
         finally:
             nursery.cancel_scope.cancel()
             await _stop(process)
+    if died is not None:
+        raise died from body_error  # what the block made of it is the consequence
     if body_error is not None:
         raise body_error
-    if died is not None:
-        raise died
 
 
 def _engine(wanted: Engine) -> Literal["anvil", "embedded"]:
@@ -158,9 +157,9 @@ def _anvil(options: ChainOptions) -> list[str]:
     return command
 
 
-def _embedded(options: ChainOptions, accounts: tuple[DevAccount, ...]) -> list[str]:
+def _embedded(options: ChainOptions) -> list[str]:
     command = [sys.executable, "-m", "cli.devnet.embedded", "--port", str(options.port), "--chain-id", str(options.chain_id)]
-    command += ["--balance", str(options.balance), "--fund", ",".join(each.address for each in accounts)]
+    command += ["--balance", str(options.balance), "--accounts", str(options.accounts)]
     if options.heartbeat is not None:
         command += ["--heartbeat", str(options.heartbeat)]
     return command

@@ -28,15 +28,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--chain-id", type=int, default=31337)
     parser.add_argument("--balance", type=int, default=10_000, help="ether of each account")
     parser.add_argument("--heartbeat", type=float, help="mine an empty block after this many idle seconds")
-    funded = parser.add_mutually_exclusive_group()
-    funded.add_argument("--accounts", type=int, default=10, help="fund this many accounts of the test mnemonic")
-    funded.add_argument("--fund", help="fund these addresses instead, comma-separated (starts faster)")
+    parser.add_argument("--accounts", type=int, default=10, help="fund this many accounts of the test mnemonic")
     return parser.parse_args(argv)
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    names = arguments.fund.split(",") if arguments.fund else [each.address for each in dev_accounts(arguments.accounts)]
-    accounts = [bytes.fromhex(name.removeprefix("0x")) for name in names]
+    accounts = [bytes.fromhex(each.address.removeprefix("0x")) for each in dev_accounts(arguments.accounts)]
     ledger = Ledger(arguments.chain_id, dict.fromkeys(accounts, arguments.balance * WEI))
     server = RpcServer(Methods(ledger, accounts, f"embedded/py-evm/{version('py-evm')}"))
 

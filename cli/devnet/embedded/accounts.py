@@ -21,7 +21,7 @@ class DevAccount:
 
 def dev_accounts(count: int) -> tuple[DevAccount, ...]:
     """The first `count` accounts of the test mnemonic, in anvil's and hardhat's order."""
-    # Imported here: eth-account takes most of a second to import, and a chain that is told its accounts does not need it.
+    # Imported here: with all it brings eth-account takes most of a second, and not every user of this module derives keys.
     from eth_account.hdaccount import seed_from_mnemonic
     from eth_account.hdaccount.deterministic import HDPath
     from eth_keys.datatypes import PrivateKey
