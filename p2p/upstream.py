@@ -9,12 +9,13 @@ import logging
 from typing import Any
 
 import trio
-from libp2p.abc import INetConn
+from libp2p.abc import IMuxedConn, INetConn, IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as new_noise_key
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.abc import ReadWriteCloser
+from libp2p.io.trio import TrioTCPStream
 from libp2p.metrics.swarm import SwarmEvent
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
@@ -22,13 +23,16 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.exceptions import MuxerUpgradeFailure
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from p2p.muxer import BufferedTCP, LeanYamux
 
 HANDSHAKE_SECONDS = 5
 HANDSHAKES_AT_ONCE = 64
@@ -61,7 +65,8 @@ class GuardedSwarm(Swarm):
         self, read_write_closer: ReadWriteCloser, maddr: Multiaddr, failure_event: SwarmEvent
     ) -> None:
         """Upstream keeps the inbound slot until the swarm ends: after a few hundred connections it refuses everybody for good."""
-        raw = RawConnection(read_write_closer, False)
+        assert isinstance(read_write_closer, TrioTCPStream)
+        raw = RawConnection(BufferedTCP(read_write_closer), False)
         try:
             self._handshakes.acquire_nowait()
         except trio.WouldBlock:
@@ -84,6 +89,27 @@ async def _do_nothing() -> None:
     pass
 
 
+class BufferedTransport(TCP):
+    """TCP whose outgoing connections read a chunk at a time; `GuardedSwarm` does the same for those that come in."""
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        raw = await super().dial(maddr)
+        if isinstance(raw, RawConnection) and isinstance(raw.stream, TrioTCPStream):
+            raw.stream = BufferedTCP(raw.stream)
+        return raw
+
+
+class LeanUpgrader(TransportUpgrader):
+    """Agrees on Yamux and makes our own: upstream's multistream makes its own class, whatever class was registered."""
+
+    async def upgrade_connection(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        try:
+            await self.muxer_multistream.select_transport(conn)
+        except (MultiselectError, MultiselectClientError) as error:
+            raise MuxerUpgradeFailure("no muxer in common") from error
+        return LeanYamux(conn, peer_id, is_initiator=conn.is_initiator)
+
+
 def build_host(key: KeyPair, *, max_connections: int, announce: list[Multiaddr] | None) -> BasicHost:
     """A host that speaks TCP + Noise + Yamux and nothing else. It listens and dials only once it runs."""
     peer_id = ID.from_pubkey(key.public_key)
@@ -93,8 +119,8 @@ def build_host(key: KeyPair, *, max_connections: int, announce: list[Multiaddr] 
     swarm = GuardedSwarm(
         peer_id,
         peerstore,
-        TransportUpgrader({TProtocol(NOISE): noise}, {TProtocol(YAMUX): Yamux}, negotiate_timeout=HANDSHAKE_SECONDS),
-        transports=[TCP()],
+        LeanUpgrader({TProtocol(NOISE): noise}, {TProtocol(YAMUX): LeanYamux}, negotiate_timeout=HANDSHAKE_SECONDS),
+        transports=[BufferedTransport()],
         retry_config=RetryConfig(max_retries=0),  # p2p.peers retries, and knows what it retries for
         connection_config=ConnectionConfig(
             max_connections=max_connections,
