@@ -27,7 +27,8 @@ _GROUP = 64  # waiting writes that share one sync; bounds how long the first of 
 
 
 class Database(Protocol):
-    """Functions get the connection inside a transaction and must neither commit nor keep it; they run on the worker thread.
+    """Functions get the connection inside a transaction and run on the worker thread; they must not commit, and must return
+    plain values: never the connection or a cursor.
 
     Raises `Transient` (`DATABASE_BUSY`, `DISK_FULL`, `DATABASE_IO`) and `Misconfigured` (`data_dir`) for what SQLite
     reports; `sqlite3.IntegrityError` and whatever `fn` itself raises come through unchanged, with nothing written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,15 +48,20 @@ class SqliteTransactionLog:
         self._database = database
 
     async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None:
-        row = (key, raw, tx_hash, nonce)
-        await self._database.write(lambda db: db.execute("INSERT INTO sent (key, raw, tx_hash, nonce) VALUES (?, ?, ?, ?)", row))
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO sent (key, raw, tx_hash, nonce) VALUES (?, ?, ?, ?)", (key, raw, tx_hash, nonce))
+
+        await self._database.write(write)
 
     async def find(self, key: str) -> Sent | None:
         found = await self._select("WHERE key = ?", key)
         return found[0] if found else None
 
     async def forget(self, key: str) -> None:
-        await self._database.write(lambda db: db.execute("DELETE FROM sent WHERE key = ?", (key,)))
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM sent WHERE key = ?", (key,))
+
+        await self._database.write(write)
 
     async def since(self, nonce: int) -> list[Sent]:
         return await self._select("WHERE nonce >= ? ORDER BY nonce", nonce)

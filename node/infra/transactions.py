@@ -13,7 +13,18 @@ from eth_account import Account
 from consensus.errors import Failed, Transient
 from node.infra.rpc import Rpc, RpcError, Unreachable
 from node.infra.secret import Secret
-from node.infra.transaction_log import Sent, TransactionLog
+from node.infra.transaction_log import SENT_TABLE, Sent, SqliteTransactionLog, TransactionLog
+
+__all__ = [
+    "SENT_TABLE",
+    "Log",
+    "Outbox",
+    "PreparedTransaction",
+    "Receipt",
+    "Sent",
+    "SqliteTransactionLog",
+    "TransactionLog",
+]
 
 log = structlog.get_logger(__name__)
 
