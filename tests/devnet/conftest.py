@@ -1,5 +1,5 @@
 """The shared devnets."""
 
-from tests.devnet.fixtures import anvil_devnet, devnet
+from tests.devnet.fixtures import devnet
 
-__all__ = ["anvil_devnet", "devnet"]
+__all__ = ["devnet"]
