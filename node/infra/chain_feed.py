@@ -30,14 +30,21 @@ class ChainFeed:
     """`EventFeed` over a chain's reads. A failed read raises `Transient` and moves nothing: the next call resumes.
 
     When the block last delivered is no longer on the chain, the feed goes back to the newest block that it delivered and
-    that still stands (at most `REWIND_BLOCKS`), and delivers the new branch from there.
+    that still stands (at most `REWIND_BLOCKS`), tells `rewound` the first block of the new branch, and delivers it.
     """
 
-    def __init__(self, source: FeedSource, from_block: int, wait: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        source: FeedSource,
+        from_block: int,
+        wait: Callable[[], Awaitable[None]],
+        rewound: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._source = source
         self._first = from_block
         self._next = from_block
         self._wait = wait
+        self._rewound = rewound
         self._seen: list[Head] = []
 
     async def next(self) -> tuple[Head, Sequence[ChainEvent]]:
@@ -82,4 +89,5 @@ class ChainFeed:
         floor = last.number - REWIND_BLOCKS + 1
         self._next = max(self._first, floor, seen[-1].number + 1 if seen else 0)
         self._seen = seen
+        self._rewound(self._next)
         return True

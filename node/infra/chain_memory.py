@@ -206,7 +206,7 @@ class MemoryWallet:
 
     async def prepare_epoch(self) -> MemoryPrepared:
         epochs = self._ledger.state.epochs
-        key = f"epoch:{epochs[-1].number + 1 if epochs else 1}"
+        key = f"epoch:{epochs[-1].number + 1 if epochs else 1}:{self._ledger.head.number}"
         return await self._prepared(
             key, self._ledger.domain.keeper_registry, contracts.ADVANCE_EPOCH.encode(), rules.advance_epoch()
         )

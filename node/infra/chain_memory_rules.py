@@ -174,24 +174,24 @@ def submit(certificate: Certificate) -> Rule:
     """`AttestationCenter.submitTaskValidation`, for the tree of one."""
 
     def rule(state: State, at: Context) -> list[ChainEvent]:
+        epoch = state.epoch_of(certificate.block_number)
+        if epoch is None or epoch.number != certificate.epoch or epoch.number < state.epochs[-1].number - 1:
+            raise Reverted("WrongEpoch")
+        _need(at.sender in epoch.by_address, "NotActiveOperator")
         executed = state.executed.get(certificate.task_id)
         if executed is None:
             raise Reverted("UnknownExecution")
         record = executed.record
         _need(record.status is ExecutionStatus.PENDING, "AlreadyCertified")
         _need(certificate.block_number == record.block_number, "WrongBlock")
-        epoch = state.epoch_of(record.block_number)
-        if epoch is None or epoch.number != certificate.epoch or epoch.number < state.epochs[-1].number - 1:
-            raise Reverted("WrongEpoch")
-        _need(at.sender in epoch.by_address, "NotActiveOperator")
         open_rounds = (at.timestamp - record.timestamp) // at.round_seconds
         _need(certificate.round <= min(open_rounds, committee.MAX_ROUNDS - 1), "RoundNotOpen")
+        _need(certificate.execution == record.digest, "WrongRoot")
+        _need(len(epoch.operators) > 1, "NoCommittee")
         seed = at.block_hash(record.block_number)
         if seed is None or not 0 < at.number - record.block_number <= HISTORY_BLOCKS:
             raise Reverted("BlockHashUnknown")
-        _need(certificate.execution == record.digest, "WrongRoot")
         drawn = committee.of_task(epoch, seed, certificate.round, record.level, record.performer)
-        _need(bool(drawn.members), "NoCommittee")
         _check_signers(at.domain, certificate, epoch, drawn)
 
         accepted = certificate.verdict is Verdict.YES
@@ -238,7 +238,7 @@ def expire(task_id: int) -> Rule:
         if executed is None:
             raise Reverted("UnknownExecution")
         _need(executed.record.status is ExecutionStatus.PENDING, "AlreadyCertified")
-        _need(at.timestamp >= executed.record.timestamp + (committee.MAX_ROUNDS + 1) * at.round_seconds, "TooEarly")
+        _need(at.timestamp >= executed.record.timestamp + (committee.MAX_ROUNDS + 1) * at.round_seconds, "RoundsOpen")
         _settle(state, executed, ExecutionStatus.EXPIRED)
         return [TaskExpired(place=at.place(), task_id=task_id, number=executed.record.number)]
 

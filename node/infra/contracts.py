@@ -77,10 +77,56 @@ def _plain(kind: str, value: Any) -> Any:
     return value
 
 
+_JOB = "(address,uint256,uint256,uint256,address,uint256,bool)"
+_OPERATOR = "(uint256,address,address,uint256,uint256,bytes,bytes,uint256,uint256,uint256,uint256)"
+_EXECUTION = "(uint256,uint256,address,address,uint256,uint256,uint256,uint256,uint256,bool,uint256,uint256,bytes32)"
+_ONE = ("uint256",)
+
 EXECUTE = Function("execute", (AUTHORISATION, "bytes", "bytes", "uint256"), ("bool",))
+EXECUTION = Function("execution", _ONE, (_EXECUTION,))
+SERVICE_FEE = Function("serviceFee", (), _ONE)
+OVERHEAD_GAS = Function("OVERHEAD_GAS", (), _ONE)
+DATA_GAS = Function("DATA_GAS", (), _ONE)
+VALIDATION_GAS = Function("VALIDATION_GAS", (), _ONE)
+VALIDATION_SEAT_GAS = Function("VALIDATION_SEAT_GAS", (), _ONE)
+PRIORITY_CAP = Function("PRIORITY_CAP", (), _ONE)
+UNIT = Function("UNIT", (), _ONE)
+SET_DISPATCHER = Function("setDispatcher", ("address", "bool"))
 SUBMIT_VALIDATION = Function("submitTaskValidation", ("uint256", "bytes32", "bytes", "address[]"))
-EXPIRE = Function("expire", ("uint256",))
+EXPIRE = Function("expire", _ONE)
+ROUND_SECONDS = Function("ROUND_SECONDS", (), _ONE)
+REGISTER = Function("register", ("bytes", "bytes", "bytes", "address"))
 ADVANCE_EPOCH = Function("advanceEpoch", ())
+CURRENT_EPOCH = Function("currentEpoch", (), _ONE)
+EPOCH_AT = Function("epochAt", _ONE, _ONE)
+EPOCH_INFO = Function("epochInfo", _ONE, ("address", "uint256", "uint256", "uint256"))
+OPERATOR = Function("operator", _ONE, (_OPERATOR,))
+OPERATOR_COUNT = Function("operatorCount", (), _ONE)
+CREATE_JOB = Function("createJob", ("string", "uint8", "uint256", "address", "bytes"), _ONE)
+DELETE_JOB = Function("deleteJob", _ONE)
+JOB = Function("job", _ONE, (_JOB,))
+DEPOSIT = Function("depositETH", _ONE)
+GET_BALANCE = Function("getBalance", ("address",), _ONE)
+
+FUNCTIONS: dict[str, tuple[Function, ...]] = {
+    "Hub": (
+        EXECUTE,
+        EXECUTION,
+        SERVICE_FEE,
+        OVERHEAD_GAS,
+        DATA_GAS,
+        VALIDATION_GAS,
+        VALIDATION_SEAT_GAS,
+        PRIORITY_CAP,
+        UNIT,
+        SET_DISPATCHER,
+    ),
+    "AttestationCenter": (SUBMIT_VALIDATION, EXPIRE, ROUND_SECONDS),
+    "KeeperRegistry": (REGISTER, ADVANCE_EPOCH, CURRENT_EPOCH, EPOCH_AT, EPOCH_INFO, OPERATOR, OPERATOR_COUNT),
+    "JobRegistry": (CREATE_JOB, DELETE_JOB, JOB),
+    "TriggerGasRegistry": (DEPOSIT, GET_BALANCE),
+}
+"""Every function named here, by contract: the table that the test compares with the artifacts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from consensus import ecdsa
 from consensus.codec import keccak, pin_hash
@@ -42,7 +43,7 @@ async def due(chain: MemoryChain, interval: int = 10) -> tuple[int, int]:
     return job_id, second
 
 
-async def test_with_ticks_a_transaction_waits_for_its_block(autojump_clock: trio.testing.MockClock) -> None:
+async def test_with_ticks_a_transaction_waits_for_its_block(autojump_clock: MockClock) -> None:
     chain = seated(block_seconds=2)
     wallet = chain.wallet(KEEPER.address)
     async with trio.open_nursery() as nursery:
@@ -59,7 +60,7 @@ async def test_with_ticks_a_transaction_waits_for_its_block(autojump_clock: trio
         nursery.cancel_scope.cancel()
 
 
-async def test_a_reorganisation_can_bring_the_transactions_back_in_other_blocks(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_reorganisation_can_bring_the_transactions_back_in_other_blocks(autojump_clock: MockClock) -> None:
     chain = seated()
     job_id, second = await due(chain)
     wallet = chain.wallet(KEEPER.address)
@@ -76,7 +77,7 @@ async def test_a_reorganisation_can_bring_the_transactions_back_in_other_blocks(
     assert len(chain.ledger.calls) == 1
 
 
-async def test_a_dropped_transaction_can_be_sent_again_under_its_key(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_dropped_transaction_can_be_sent_again_under_its_key(autojump_clock: MockClock) -> None:
     chain = seated()
     job_id, second = await due(chain)
     wallet = chain.wallet(KEEPER.address)
@@ -88,7 +89,7 @@ async def test_a_dropped_transaction_can_be_sent_again_under_its_key(autojump_cl
     assert len(chain.ledger.calls) == 1
 
 
-async def test_events_wait_for_their_confirmations(autojump_clock: trio.testing.MockClock) -> None:
+async def test_events_wait_for_their_confirmations(autojump_clock: MockClock) -> None:
     chain = seated()
     deep = MemoryChain(chain.ledger.clock, ledger=chain.ledger, confirmations=3)
     start = chain.ledger.head.number + 1
@@ -108,7 +109,7 @@ async def test_events_wait_for_their_confirmations(autojump_clock: trio.testing.
     assert chain.ledger.head.number == executed.block_number + 3
 
 
-async def test_one_keepers_outage_is_not_anothers(autojump_clock: trio.testing.MockClock) -> None:
+async def test_one_keepers_outage_is_not_anothers(autojump_clock: MockClock) -> None:
     chain = seated()
     other = MemoryChain(chain.ledger.clock, ledger=chain.ledger, latency=0.05)
     chain.go_offline()
@@ -119,7 +120,7 @@ async def test_one_keepers_outage_is_not_anothers(autojump_clock: trio.testing.M
     assert trio.current_time() - started == pytest.approx(0.05)
 
 
-async def test_a_failing_target_is_recorded_and_costs_less(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_failing_target_is_recorded_and_costs_less(autojump_clock: MockClock) -> None:
     chain = seated()
     wallet = chain.wallet(KEEPER.address)
     job_id, second = await due(chain)
@@ -137,7 +138,7 @@ async def test_a_failing_target_is_recorded_and_costs_less(autojump_clock: trio.
     assert failed.fee < succeeded.fee
 
 
-async def test_an_owners_pin_is_respected(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_owners_pin_is_respected(autojump_clock: MockClock) -> None:
     chain = seated()
     wallet = chain.wallet(KEEPER.address)
     job_id, second = await due(chain)
@@ -146,7 +147,7 @@ async def test_an_owners_pin_is_respected(autojump_clock: trio.testing.MockClock
     assert (await wallet.mined(await send(chain, wallet, job_id, second))).reason == "PolicySpec"
 
 
-async def test_money_is_neither_made_nor_lost(autojump_clock: trio.testing.MockClock) -> None:
+async def test_money_is_neither_made_nor_lost(autojump_clock: MockClock) -> None:
     chain = seated()
     wallet = chain.wallet(KEEPER.address)
     job_id, second = await due(chain)
@@ -156,7 +157,7 @@ async def test_money_is_neither_made_nor_lost(autojump_clock: trio.testing.MockC
     assert sum(state.balances.values()) + sum(state.credits.values()) + locked == DEPOSIT
 
 
-async def test_levers_refuse_what_the_contracts_refuse(autojump_clock: trio.testing.MockClock) -> None:
+async def test_levers_refuse_what_the_contracts_refuse(autojump_clock: MockClock) -> None:
     chain = seated()
     [again, *_] = actors(3)
     with pytest.raises(Reverted, match="AlreadyRegistered"):

@@ -55,7 +55,8 @@ async def refusal(deed: Callable[[], Awaitable[Mined]]) -> str:
     try:
         mined = await deed()
     except Failed as error:
-        assert error.code == "HUB_REFUSED"
+        if error.code != "HUB_REFUSED":
+            raise
         return error.detail
     assert not mined.success
     return mined.reason
@@ -145,9 +146,9 @@ async def test_a_balance_falls_by_the_fee_of_an_execution(world: World) -> None:
 
 async def test_a_quote_covers_the_fee(world: World) -> None:
     quote = await world.chain.quote(0, 200_000)
+    assert await world.chain.quote(1, 200_000) > quote
     record = await executed(world)
     assert record.fee <= quote < DEPOSIT
-    assert await world.chain.quote(1, 200_000) > quote
 
 
 async def test_dispatchers_are_those_the_hub_lists_now(world: World) -> None:
@@ -418,9 +419,8 @@ async def test_nothing_is_lost_while_the_node_is_away(world: World) -> None:
         job_id, second = await due_job(world)
         assert (await execute(world, job_id, second)).success
         world.cut()
-        with pytest.raises(Transient), trio.fail_after(10):
-            while True:
-                await feed.next()
+        with pytest.raises(Transient):
+            await collect(feed, lambda _: False)
         with pytest.raises(Transient):
             await world.chain.head()
         world.mend()

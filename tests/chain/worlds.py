@@ -103,12 +103,12 @@ class SetClock:
 
 class MemoryWorld:
     def __init__(self, confirmations: int = 0) -> None:
-        self.keepers = actors(KEEPERS)
+        self.keepers: Sequence[Actor] = actors(KEEPERS)
         self.target = keccak(b"demo")[12:]
         self._clock = SetClock()
         self._ledger = Ledger(self._clock, round_seconds=ROUND_SECONDS)
         self._sent: dict[bytes, SentTransactions] = {}
-        self.chain = MemoryChain(self._clock, ledger=self._ledger, confirmations=confirmations)
+        self._memory = MemoryChain(self._clock, ledger=self._ledger, confirmations=confirmations)
         self._owner = ecdsa.address_of(OWNER)
         self._ledger.list_dispatcher(ecdsa.address_of(DISPATCHER))
         for keeper in self.keepers:
@@ -116,9 +116,13 @@ class MemoryWorld:
         self._ledger.advance_epoch()
         self._ledger.deposit(self._owner, DEPOSIT)
 
+    @property
+    def chain(self) -> Chain:
+        return self._memory
+
     def wallet(self, actor: Actor) -> Wallet:
         sent = self._sent.setdefault(actor.address, SentTransactions())
-        return self.chain.wallet(actor.address, sent)
+        return self._memory.wallet(actor.address, sent)
 
     async def create_job(self, interval: int = INTERVAL, time_frame: int = 3600, definition: int = 1) -> int:
         return self._ledger.create_job(
@@ -145,10 +149,10 @@ class MemoryWorld:
         return len(self._ledger.calls)
 
     def cut(self) -> None:
-        self.chain.go_offline()
+        self._memory.go_offline()
 
     def mend(self) -> None:
-        self.chain.go_online()
+        self._memory.go_online()
 
 
 # --- what the coordinator, a performer and a committee do -----------------------------------------------------------

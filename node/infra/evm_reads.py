@@ -1,0 +1,137 @@
+"""Reading an EVM by JSON-RPC: views of contracts, blocks, code, and logs over ranges of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eth_utils.address import to_checksum_address
+
+from consensus.errors import Failed, Transient
+from node.infra.chain import Head
+from node.infra.contracts import Function
+from node.infra.rpc import Rpc, RpcError
+
+_FIRST_SPAN = 10_000  # blocks of one eth_getLogs; most public providers allow this many
+_MAX_SPAN = 1_000_000
+_GROW_AFTER = 8  # ranges taken in a row before a longer one is tried: of a long catch-up one in nine is refused at most
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view function's call on a contract (20 bytes)."""
+
+    contract: bytes
+    function: Function
+    arguments: tuple[Any, ...] = ()
+
+    def request(self, block: str = "latest") -> tuple[str, list[Any]]:
+        call = {"to": hex_of(self.contract), "data": hex_of(self.function.encode(*self.arguments))}
+        return "eth_call", [call, block]
+
+    def decode(self, answer: Any) -> tuple[Any, ...]:
+        try:
+            return self.function.decode_output(bytes_of(answer))
+        except Failed as error:
+            # No code, or not ours: a node that lags behind the deployment, or a wrong address in the configuration.
+            raise Transient("RPC_ERROR", f"{to_checksum_address(self.contract)} does not answer {self.function.name}") from error
+
+
+def hex_of(value: bytes) -> str:
+    return "0x" + value.hex()
+
+
+def bytes_of(value: Any) -> bytes:
+    """The bytes of an answer's hex text. Raises `Transient` for anything else: the node's fault."""
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except (AttributeError, ValueError):
+        raise Transient("RPC_ERROR", f"expected hexadecimal text, not {str(value)[:80]!r}") from None
+
+
+def int_of(value: Any) -> int:
+    try:
+        return int(value, 16)
+    except (TypeError, ValueError):
+        raise Transient("RPC_ERROR", f"expected a quantity, not {str(value)[:80]!r}") from None
+
+
+def head_of(block: Any) -> Head | None:
+    """A block's answer; None for the node's `null`."""
+    if block is None:
+        return None
+    try:
+        return Head(int(block["number"], 16), bytes.fromhex(block["hash"][2:]), int(block["timestamp"], 16))
+    except (KeyError, TypeError, ValueError):
+        raise Transient("RPC_ERROR", "a malformed block") from None
+
+
+class Reader:
+    """Reads over an `Rpc`; an error that the node answers is `Transient` (`RPC_ERROR`): what we ask is always valid."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self.rpc = rpc
+        self._span = _FIRST_SPAN
+        self._taken = 0
+
+    async def call(self, method: str, params: Sequence[Any]) -> Any:
+        try:
+            return await self.rpc.call(method, params)
+        except RpcError as error:
+            raise Transient("RPC_ERROR", f"{method}: {error.message}") from error
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        try:
+            return await self.rpc.batch(calls)
+        except RpcError as error:
+            raise Transient("RPC_ERROR", f"{calls[0][0]}: {error.message}") from error
+
+    async def view(self, contract: bytes, function: Function, *arguments: Any) -> tuple[Any, ...]:
+        view = View(contract, function, arguments)
+        return view.decode(await self.call(*view.request()))
+
+    async def views(self, views: Sequence[View]) -> list[tuple[Any, ...]]:
+        """Several in as few round trips as the node allows, though not at one and the same block."""
+        answers = await self.batch([view.request() for view in views]) if views else []
+        return [view.decode(answer) for view, answer in zip(views, answers, strict=True)]
+
+    async def head(self) -> Head:
+        head = head_of(await self.call("eth_getBlockByNumber", ["latest", False]))
+        if head is None:
+            raise Transient("RPC_ERROR", "the node knows no block")
+        return head
+
+    async def block(self, number: int) -> Head | None:
+        return head_of(await self.call("eth_getBlockByNumber", [hex(number), False])) if number >= 0 else None
+
+    async def code(self, address: bytes) -> bytes:
+        return bytes_of(await self.call("eth_getCode", [hex_of(address), "latest"]))
+
+    async def logs(
+        self, addresses: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int
+    ) -> list[dict[str, Any]]:
+        """Logs in chain order whose first topic is among `topics`. A range that the node refuses is halved until it is taken."""
+        found: list[dict[str, Any]] = []
+        begin = max(0, from_block)
+        while begin <= to_block:
+            end = min(to_block, begin + self._span - 1)
+            query = {
+                "address": [hex_of(a) for a in addresses],
+                "topics": [[hex_of(t) for t in topics]],
+                "fromBlock": hex(begin),
+                "toBlock": hex(end),
+            }
+            try:
+                found += await self.rpc.call("eth_getLogs", [query])
+            except RpcError as error:
+                # Providers word their limits each in its own way: whatever the refusal, a smaller range is the remedy.
+                if begin == end:
+                    raise Transient("RPC_ERROR", f"eth_getLogs: {error.message}") from error
+                self._span, self._taken = max(1, (end - begin + 1) // 2), 0
+            else:
+                begin = end + 1
+                self._taken += 1
+                if self._taken % _GROW_AFTER == 0:
+                    self._span = min(2 * self._span, _MAX_SPAN)
+        return found
