@@ -1,18 +1,20 @@
-"""What the chain tests do on chain: a small contract, accounts that sign, and waiting for receipts."""
+"""What the chain tests do on chain: a chain kept open, a small contract, accounts that sign, and waiting for receipts."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import trio
 from eth_account.signers.local import LocalAccount
 from vyper import compile_code
 from web3 import Web3
 from web3.contract import Contract
 from web3.types import TxReceipt
 
-from cli.devnet.chain import Chain
+from cli.devnet.chain import Chain, ChainOptions, Engine, open_chain
 
 HISTORY = "0x0000F90827F1C53a10cb7A02335B175320002935"
 GWEI = 10**9
@@ -137,3 +139,41 @@ class World:
     @property
     def embedded(self) -> bool:
         return self.chain.kind.startswith("embedded")
+
+
+class Running:
+    """A chain kept open for synchronous tests by a trio loop in a thread of its own, which lives as long as the chain must."""
+
+    def __init__(self, engine: Engine, accounts: int) -> None:
+        self._options = ChainOptions(engine=engine, accounts=accounts)
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"chain-{engine}")
+        self._error: BaseException | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._close = trio.Event()
+        self._chain: Chain | None = None
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as error:  # noqa: BLE001  (handed to the thread that waits for it)
+            self._error = error
+        self._up.set()
+
+    async def _serve(self) -> None:
+        async with open_chain(self._options) as chain:
+            self._chain, self._token = chain, trio.lowlevel.current_trio_token()
+            self._up.set()
+            await self._close.wait()
+
+    def __enter__(self) -> Chain:
+        self._thread.start()
+        self._up.wait()
+        if self._chain is None:
+            raise RuntimeError("the chain did not start") from self._error
+        return self._chain
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            self._token.run_sync_soon(self._close.set)
+        self._thread.join()
