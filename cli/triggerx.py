@@ -1,0 +1,187 @@
+"""`triggerx`: the devnet, and what an operator does on chain once: deploy, register a keeper, advance an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import trio
+import typer
+from eth_utils.address import is_address, to_checksum_address
+
+from cli.account import Sender, chain_id_at
+from cli.program import says_what_is_wrong
+from consensus.codec import Domain
+from consensus.errors import Misconfigured
+from node.infra import keystore
+from node.infra.rpc import open_rpc
+from node.infra.secret import Secret
+from node.infra.settings import ChainSettings, NodeSettings, load
+
+T = TypeVar("T")
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+epoch = typer.Typer(no_args_is_help=True, help="The epochs of the keeper registry.")
+app.add_typer(epoch, name="epoch")
+
+RpcUrl = Annotated[str, typer.Option("--rpc", help="HTTP JSON-RPC endpoint of the chain.")]
+KeyFile = Annotated[Path, typer.Option("--key-file", help="Keystore of the account that pays (Web3 Secret Storage).")]
+PasswordFile = Annotated[Path, typer.Option("--password-file", help="File with the keystore's password.")]
+
+
+class ChainEngine(StrEnum):
+    """What runs the devnet's chain."""
+
+    auto = "auto"
+    anvil = "anvil"
+    embedded = "embedded"
+
+
+@app.command()
+def devnet(
+    demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Post a demo job and watch its tasks.")] = True,
+    keepers: Annotated[int, typer.Option(min=2, max=50, help="Number of keepers.")] = 5,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for keys, stores and logs; emptied at each start.")] = Path(
+        ".devnet"
+    ),
+    ready_file: Annotated[
+        Path | None,
+        typer.Option("--ready-file", help="JSON written when all is ready; unset, devnet.json in --dir.", show_default=False),
+    ] = None,
+    chain: Annotated[ChainEngine, typer.Option(help="auto takes anvil when it is on PATH.")] = ChainEngine.auto,
+) -> None:
+    """A whole network on this machine: chain, contracts, keepers and coordinator, until Ctrl-C."""
+    # Imported here: the other commands need neither rich nor the devnet's programs.
+    from rich.console import Console
+
+    from cli.devnet.devnet import DevnetOptions
+    from cli.devnet.screen import run
+
+    options = DevnetOptions(folder=folder, ready_file=ready_file or folder / "devnet.json", keepers=keepers, engine=chain.value)
+    trio.run(partial(run, options, demo=demo, console=Console()))
+
+
+@app.command()
+def deploy(
+    rpc: RpcUrl,
+    key_file: KeyFile,
+    password_file: PasswordFile,
+    settings: Annotated[Path | None, typer.Option(help="TOML file of constants; unset, a testnet's.", show_default=False)] = None,
+    name: Annotated[str, typer.Option(help="The chain's name in the printed table.")] = "chain",
+) -> None:
+    """Deploy one set of contracts and print the [[chains]] table for the programs' configuration."""
+    from cli.deployment import DeploymentSettings
+    from cli.devnet.configs import chain_table, toml_text
+    from node.infra.deploy import deploy as deploy_contracts
+
+    constants = load(settings, DeploymentSettings) if settings else DeploymentSettings()
+    key = _key(key_file, password_file)
+
+    async def work(sender: Sender) -> str:
+        deployment = await deploy_contracts(sender.rpc, key.reveal(), constants.for_deployer(sender.address))
+        table = chain_table(deployment, name, rpc, None, poll_ms=1000)
+        demo = f"# Demo: {deployment.demo}\n" if deployment.demo else ""
+        return f"# contracts from block {deployment.block} on\n{demo}{toml_text({'chains': [table]})}"
+
+    typer.echo(_send(rpc, key, work), nl=False)
+
+
+@app.command()
+def register(
+    config: Annotated[Path, typer.Option(help="The keeper's configuration: its keys and its peer identity are registered.")],
+    chain_id: Annotated[int | None, typer.Option(help="Which of its chains; unset, the only one.", show_default=False)] = None,
+    stake: Annotated[str | None, typer.Option(help="Wei; unset, the registry's minimum.", show_default=False)] = None,
+    rewards: Annotated[
+        str | None, typer.Option(help="Address that earnings go to; unset, the operator's.", show_default=False)
+    ] = None,
+) -> None:
+    """Register this keeper with its stake, BLS key and proof of possession, peer id and rewards address."""
+    from cli.registration import min_stake
+    from cli.registration import register as register_keeper
+    from p2p.identity import peer_id_of
+
+    settings = load(config, NodeSettings)
+    if settings.keys is None:
+        raise Misconfigured("keys", "keys: missing: a keeper is registered by its keys; add the table [keys]")
+    chain = _chain(settings, chain_id)
+    wei = _wei(stake) if stake is not None else None
+    to = _address("--rewards", rewards) if rewards is not None else None
+    key = _key(settings.keys.operator, settings.keys.password_file)
+    bls_secret = trio.run(keystore.load_bls, settings.keys.bls, keystore.read_password(settings.keys.password_file))
+    peer_id = peer_id_of(settings.mesh.identity)
+    c = chain.contracts
+    domain = Domain(chain.id, c.hub, c.attestation_center, c.keeper_registry)
+
+    async def work(sender: Sender) -> str:
+        registry = to_checksum_address(c.keeper_registry)
+        amount = wei if wei is not None else await min_stake(sender.rpc, registry)
+        receipt = await register_keeper(sender, registry, domain, bls_secret.reveal(), peer_id, to or sender.address, amount)
+        return f"registered {sender.address} with {amount} wei and peer id {peer_id} in transaction {receipt['transactionHash']}"
+
+    typer.echo(_send(chain.rpc[0], key, work))
+
+
+@epoch.command("advance")
+def epoch_advance(
+    rpc: RpcUrl,
+    registry: Annotated[str, typer.Option("--registry", help="Address of the KeeperRegistry.")],
+    key_file: KeyFile,
+    password_file: PasswordFile,
+) -> None:
+    """Seat the changes that wait for the next epoch. Anyone may."""
+    from cli.registration import advance_epoch
+
+    address = _address("--registry", registry)
+
+    async def work(sender: Sender) -> str:
+        receipt = await advance_epoch(sender, address)
+        return f"advanced in transaction {receipt['transactionHash']}"
+
+    typer.echo(_send(rpc, _key(key_file, password_file), work))
+
+
+def _send(url: str, key: Secret[bytes], work: Callable[[Sender], Awaitable[T]]) -> T:
+    """Runs `work` with the account on the chain that answers at `url`."""
+
+    async def run() -> T:
+        chain_id = await chain_id_at(url)
+        async with open_rpc([url], expect_chain_id=chain_id) as rpc:
+            return await work(Sender(rpc, key.reveal(), chain_id))
+
+    return trio.run(run)
+
+
+def _key(path: Path, password_file: Path) -> Secret[bytes]:
+    return trio.run(keystore.load_operator, path, keystore.read_password(password_file))
+
+
+def _chain(settings: NodeSettings, chain_id: int | None) -> ChainSettings:
+    chains = [chain for chain in settings.chains if chain_id in (None, chain.id)]
+    if len(chains) != 1:
+        configured = ", ".join(str(chain.id) for chain in settings.chains) or "none"
+        raise Misconfigured("--chain-id", f"--chain-id: name one of the configured chains ({configured})")
+    return chains[0]
+
+
+def _address(option: str, text: str) -> str:
+    if not is_address(text) or int(text, 16) == 0:
+        raise Misconfigured(option, f"{option}: {text!r} is not an address; give 0x and 40 hex digits")
+    return str(to_checksum_address(text))
+
+
+def _wei(text: str) -> int:
+    if not text.isdecimal():
+        raise Misconfigured("--stake", f"--stake: {text!r} is no amount; give wei as digits")
+    return int(text)
+
+
+def main() -> None:
+    """Entry point: exit code 2 for what the caller has to mend, 1 for anything else that ends the program."""
+    says_what_is_wrong(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""The shared devnets."""
+
+from tests.devnet.fixtures import devnet
+
+__all__ = ["devnet"]
