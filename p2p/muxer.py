@@ -7,6 +7,7 @@ each read with a window update, formats debug lines that nobody reads, and never
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
 import structlog
 import trio
@@ -38,6 +39,8 @@ INBOUND_STREAMS = 64  # open at once, a connection
 FRAME_BYTES = DEFAULT_WINDOW_SIZE  # nobody may send more at once than the window it was given
 WRITE_BYTES = 64 * 1024 - HEADER_SIZE - 16  # what fits one Noise packet
 CREDIT_BYTES = DEFAULT_WINDOW_SIZE // 2
+GOODBYE_SECONDS = 0.1
+REPLIES = 1024  # pings and new streams waiting for their answer
 WINDOW_SECONDS = 5.0  # a peer that does not read for that long has lost its stream
 PING_SECONDS = 10.0
 SILENCE_SECONDS = 20.0
@@ -113,9 +116,17 @@ class LeanYamux(Yamux):
         super().__init__(secured_conn, peer_id, is_initiator=is_initiator)
         self._inbound = 0
         self._pong = trio.Event()
+        self._replies: list[bytes] = []
+        self._replied = trio.Event()
 
     async def handle_incoming(self) -> None:
         """Reads frames until the connection ends, and then ends everything on it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_replies)
+            await self._read_frames()
+            nursery.cancel_scope.cancel()
+
+    async def _read_frames(self) -> None:
         received = bytearray()
         try:
             while not self.event_shutting_down.is_set():
@@ -150,7 +161,7 @@ class LeanYamux(Yamux):
                 self._to_stream(stream, flags, 0 if kind == TYPE_DATA else length, data)
         elif kind == TYPE_PING:
             if flags & FLAG_SYN:
-                await self._write_frame(_HEADER.pack(0, TYPE_PING, FLAG_ACK, 0, length))
+                self._reply(TYPE_PING, FLAG_ACK, 0, length)
             else:
                 self._pong.set()
         elif kind == TYPE_GO_AWAY:
@@ -163,14 +174,31 @@ class LeanYamux(Yamux):
         if stream_id == 0 or stream_id % 2 == self.next_stream_id % 2 or stream_id in self.streams:
             raise ProtocolError(f"stream {stream_id} opened out of turn")
         if self._inbound >= INBOUND_STREAMS:
-            await self._write_frame(_HEADER.pack(0, TYPE_WINDOW_UPDATE, FLAG_RST, stream_id, 0))
+            self._reply(TYPE_WINDOW_UPDATE, FLAG_RST, stream_id, 0)
             return False
         stream = LeanStream(stream_id, self, False)
         self._add(stream)
         self._inbound += 1
-        await self._write_frame(_HEADER.pack(0, TYPE_WINDOW_UPDATE, FLAG_ACK, stream_id, 0))
+        self._reply(TYPE_WINDOW_UPDATE, FLAG_ACK, stream_id, 0)
         await self.new_stream_send_channel.send(stream)
         return True
+
+    def _reply(self, kind: int, flags: int, stream_id: int, length: int) -> None:
+        """Leaves a frame for `_send_replies`. The reading task never writes: two peers with full sockets would wait for ever."""
+        if len(self._replies) >= REPLIES:
+            raise ProtocolError("asks, but does not read the answers")
+        self._replies.append(_HEADER.pack(0, kind, flags, stream_id, length))
+        self._replied.set()
+
+    async def _send_replies(self) -> None:
+        try:
+            while True:
+                await self._replied.wait()
+                self._replied = trio.Event()
+                frames, self._replies = b"".join(self._replies), []
+                await self._write_frame(frames)
+        except Exception as error:  # noqa: BLE001 - as above; the reader will see the same
+            log.debug("connection_lost", peer=self.peer_id.to_base58(), error=repr(error))
 
     def _to_stream(self, stream: YamuxStream, flags: int, credit: int, data: bytes) -> None:
         if credit:
@@ -226,15 +254,19 @@ class LeanYamux(Yamux):
         return stream
 
     async def close(self, error_code: int = GO_AWAY_NORMAL) -> None:
-        self._wake_writers()
-        await super().close(error_code)
+        """Says goodbye if the peer takes it at once. Upstream sleeps for a tenth of a second afterwards, whatever for."""
+        if not self.event_shutting_down.is_set():
+            self.event_shutting_down.set()
+            with trio.move_on_after(GOODBYE_SECONDS), suppress(Exception):
+                await self._write_frame(_HEADER.pack(0, TYPE_GO_AWAY, 0, 0, error_code))
+        await self._cleanup_on_error()
 
     async def _cleanup_on_error(self) -> None:
         self._wake_writers()
         await super()._cleanup_on_error()
 
     def _wake_writers(self) -> None:
-        """Both that follow mark every stream closed before anybody else runs, but wake only those who read."""
+        """Upstream's cleanup wakes only those who read."""
         for stream in self.streams.values():
             if isinstance(stream, LeanStream):
                 stream.closed = True

@@ -148,10 +148,12 @@ async def dial(host: BasicHost, peer: ID, address: Multiaddr) -> None:
 
 
 async def close_all(host: BasicHost) -> None:
-    """Stops listening, then closes every connection at once. Upstream closes one after the other and sleeps 0.2 s in each."""
+    """Stops listening and says goodbye to everybody at once. Upstream goes from one to the next and sleeps 0.2 s with each."""
     swarm = host.get_network()
     async with trio.open_nursery() as nursery:
         for listener in swarm.listeners.values():
             nursery.start_soon(listener.close)
         for connection in swarm.get_connections():
-            nursery.start_soon(connection.close)
+            connection.event_closed.set()  # type: ignore[attr-defined]  # nobody needs to hear of it: everything ends now
+            nursery.start_soon(connection.muxed_conn.close)
+    swarm.connections.clear()
