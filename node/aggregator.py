@@ -11,7 +11,6 @@ import trio
 from consensus import bls, merkle
 from consensus.codec import Domain
 from consensus.committee import Committee
-from consensus.errors import Ignore, TriggerXError
 from consensus.messages import Verdict, Vote
 from consensus.tally import Quorum, Tally
 from node.infra.chain import Certificate
@@ -19,8 +18,7 @@ from node.infra.compute import Compute
 
 _log = structlog.get_logger(__name__)
 
-_EARLY_ROUNDS = 512  # rounds whose votes may come before we know of the execution: a burst of tasks in one second
-_EARLY_VOTES = 16  # more than the largest committee has members
+_EARLY_VOTES = 128  # of one operator, for executions we have not heard of yet: a burst of tasks in one second
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +61,20 @@ class Aggregator:
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
         self._ballots: dict[tuple[int, int, int], _Ballot] = {}
-        self._early: OrderedDict[tuple[int, int, int], list[tuple[Vote, bytes]]] = OrderedDict()
+        # By operator, so that whoever floods pushes out nobody's votes but its own.
+        self._early: dict[bytes, OrderedDict[tuple[int, int, int], Vote]] = {}
 
     def take(self, vote: Vote, operator: bytes) -> None:
-        """Counts a vote, or keeps it until its round opens here. Raises `Reject` or `Ignore`."""
+        """Counts the vote of a registered operator, or keeps it until its round opens here. Raises `Reject` or `Ignore`."""
         key = (vote.chain_id, vote.task_id, vote.round)
         ballot = self._ballots.get(key)
         if ballot is not None:
             ballot.add(vote, operator)
             return
-        waiting = self._early.setdefault(key, [])
-        if len(waiting) >= _EARLY_VOTES or any(operator == o for _, o in waiting):  # IGNORE: a repeat, or a flood
-            raise Ignore("DUPLICATE_VOTE", "too many votes for a round that is not open here")
-        waiting.append((vote, operator))
-        while len(self._early) > _EARLY_ROUNDS:
-            self._early.popitem(last=False)
+        waiting = self._early.setdefault(operator, OrderedDict())
+        waiting[key] = vote
+        if len(waiting) > _EARLY_VOTES:
+            waiting.popitem(last=False)
 
     async def certificate(self, round_: Round, *, not_before: trio.Event | None = None) -> Certificate:
         """Waits for a quorum of valid signatures and aggregates them. Runs until then: the caller cancels at the round's end.
@@ -86,11 +83,10 @@ class Aggregator:
         """
         ballot = self._ballots[round_.key] = _Ballot(round_)
         try:
-            for vote, operator in self._early.pop(round_.key, []):
-                try:
-                    ballot.add(vote, operator)
-                except TriggerXError as error:
-                    _log.debug("early vote does not count", code=error.code, operator=operator.hex())
+            for member in round_.committee.members:
+                vote = self._early.get(member.address, {}).pop(round_.key, None)
+                if vote is not None and vote.execution == round_.execution:
+                    ballot.add(vote, member.address)
             while True:
                 ballot.changed = trio.Event()
                 quorum = ballot.tally.quorum()

@@ -20,10 +20,8 @@ class Submitter:
         self._tracker = tracker
 
     async def submit(self, certificate: Certificate) -> None:
-        """Sends the certificate unless the task is settled. A refusal is logged with its reason: another rank may try."""
+        """Sends the certificate; the wallet refuses one for a settled task. A refusal is logged with its reason: another rank may try."""
         try:
-            if not await self._pending(certificate.task_id):
-                return
             prepared = await self._wallet.prepare_certificate(certificate)
             await self._send(certificate.task_id, "certified", prepared)
         except (Failed, Transient) as error:
@@ -34,8 +32,7 @@ class Submitter:
 
     async def expire(self, task_id: int) -> None:
         """Has an unattested task refunded. Raises `Failed` or `Transient`."""
-        if await self._pending(task_id):
-            await self._send(task_id, "expired", await self._wallet.prepare_expiry(task_id))
+        await self._send(task_id, "expired", await self._wallet.prepare_expiry(task_id))
 
     async def _send(self, task_id: int, stage: str, prepared: Prepared) -> None:
         tx_hash = await self._wallet.send(prepared)
@@ -45,12 +42,9 @@ class Submitter:
             raise Failed("CENTER_REFUSED", mined.reason)
         self._tracker.step(task_id, stage)
 
-    async def _pending(self, task_id: int) -> bool:
-        record = await self._chain.execution(task_id)
-        return record is not None and record.status is ExecutionStatus.PENDING
-
     async def _lost_race(self, task_id: int) -> bool:
         try:
-            return not await self._pending(task_id)
+            record = await self._chain.execution(task_id)
+            return record is not None and record.status is not ExecutionStatus.PENDING
         except Transient:
             return False

@@ -1,0 +1,149 @@
+"""The attester believes nothing: an honest execution gets its yes, each lie the no that names it, each lag a cannot_tell."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from consensus import ecdsa
+from consensus.codec import Domain
+from consensus.errors import Transient
+from consensus.messages import Execution, JobSpec, Uint256, Verdict
+from node.arguments import encode_call
+from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus, Job, Transaction
+from node.infra.compute import inline
+from node.verifier import execution_digest, verify
+from tests.consensus import samples
+from tests.consensus.samples import DOMAIN, NOW
+
+CALL = encode_call(samples.SPEC.function, samples.SPEC.arguments)
+PERFORMER = ecdsa.address_of(samples.PERFORMER)
+
+
+@dataclass
+class Read:
+    """What this attester's own RPC says. None: not found; an exception: the RPC is away."""
+
+    job_read: Job | None
+    transaction_read: Transaction | Exception | None
+
+    @property
+    def domain(self) -> Domain:
+        return DOMAIN
+
+    async def job(self, job_id: int) -> Job | None:
+        return self.job_read
+
+    async def transaction(self, tx_hash: bytes) -> Transaction | None:
+        if isinstance(self.transaction_read, Exception):
+            raise self.transaction_read
+        return self.transaction_read
+
+
+def executed(spec: JobSpec = samples.SPEC, call: bytes = CALL, **changes: Any) -> Execution:
+    auth = samples.authorisation(
+        spec=samples.spec_digest(spec.encode()), selector=call[:4], call_hash=samples.keccak(call), **changes
+    )
+    return samples.execution(samples.task(auth, spec=spec), call=call)
+
+
+def recorded(execution: Execution, **changes: Any) -> ExecutionRecord:
+    record = ExecutionRecord(
+        task_id=execution.task.task_id,
+        job_id=execution.task.authorisation.job_id,
+        number=1,
+        performer=execution.task.authorisation.performer,
+        performer_id=1,
+        block_number=50,
+        timestamp=NOW,
+        level=3,
+        status=ExecutionStatus.PENDING,
+        success=True,
+        fee=10**15,
+        digest=bytes(32),
+    )
+    record = dataclasses.replace(record, digest=execution_digest(execution, record))
+    return dataclasses.replace(record, **changes)
+
+
+def chain(execution: Execution, *, job: dict[str, Any] | None = None, transaction: dict[str, Any] | None = None) -> Chain:
+    registered = Job(
+        id=samples.SPEC.job_id,
+        owner=samples.SPEC.owner,
+        definition=1,
+        created_at=samples.SPEC.created_at,
+        time_frame=samples.SPEC.time_frame,
+        target=samples.SPEC.target,
+        interval=50,
+        recurring=True,
+        active=True,
+    )
+    mined = Transaction(execution.transaction, PERFORMER, DOMAIN.hub, b"\x00" * 4 + execution.call, 50)
+    read = Read(dataclasses.replace(registered, **(job or {})), dataclasses.replace(mined, **(transaction or {})))
+    return cast(Chain, read)
+
+
+async def test_an_honest_execution_gets_a_yes() -> None:
+    execution = executed()
+    assert await verify(execution, recorded(execution), chain(execution), inline) == (Verdict.YES, "")
+
+
+async def test_an_inner_failure_that_the_hub_recorded_gets_a_yes() -> None:
+    execution = executed()
+    failed = recorded(execution, success=False)
+    failed = dataclasses.replace(failed, digest=execution_digest(execution, failed))
+    assert await verify(execution, failed, chain(execution), inline) == (Verdict.YES, "")
+
+
+SPEC = samples.SPEC
+
+
+@pytest.mark.parametrize(
+    ("reason", "execution", "record", "job", "transaction"),
+    [
+        ("WRONG_PERFORMER", executed(), {"performer": b"\x01" * 20}, {}, {}),
+        ("WRONG_RECORD", executed(), {"job_id": 5}, {}, {}),
+        ("WRONG_RECORD", executed(), {"level": 1}, {}, {}),
+        ("WRONG_RECORD", executed(), {"success": False}, {}, {}),
+        ("WRONG_RECORD", executed(), {"fee": 10**16}, {}, {}),
+        ("WRONG_RECORD", executed(), {"timestamp": NOW + 1}, {}, {}),
+        ("WRONG_RECORD", executed(), {"digest": bytes(32)}, {}, {}),
+        ("NOT_DUE", executed(trigger_id=Uint256(NOW + 7)), {}, {}, {}),
+        ("NOT_DUE", executed(trigger_id=Uint256(NOW + 50)), {}, {}, {}),
+        ("NOT_DUE", executed(), {}, {"interval": 60}, {}),
+        ("WRONG_CALL", executed(call=encode_call("ping(uint256)", '["8"]')), {}, {}, {}),
+        ("WRONG_CALL", executed(), {}, {}, {"input": b"\x00" * 100}),
+        ("WRONG_TARGET", executed(msgspec.structs.replace(SPEC, target=b"\x66" * 20)), {}, {}, {}),
+        ("WRONG_TARGET", executed(), {}, {"target": b"\x66" * 20}, {}),
+        ("WRONG_RECORD", executed(), {}, {"owner": b"\x66" * 20}, {}),
+        ("WRONG_RECORD", executed(), {}, {"created_at": 1}, {}),
+        ("WRONG_RECORD", executed(), {}, {}, {"sender": b"\x01" * 20}),
+        ("WRONG_RECORD", executed(), {}, {}, {"to": b"\x01" * 20}),
+        ("WRONG_RECORD", executed(), {}, {}, {"block_number": 49}),
+    ],
+)
+async def test_a_lie_gets_the_no_that_names_it(
+    reason: str, execution: Execution, record: dict[str, Any], job: dict[str, Any], transaction: dict[str, Any]
+) -> None:
+    opinion = await verify(execution, recorded(execution, **record), chain(execution, job=job, transaction=transaction), inline)
+    assert opinion == (Verdict.NO, reason)
+
+
+async def test_a_claimed_resource_fee_gets_a_no() -> None:
+    execution = msgspec.structs.replace(executed(), resource_fee=Uint256(1))
+    assert await verify(execution, recorded(execution), chain(execution), inline) == (Verdict.NO, "WRONG_FEE")
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [(None, "TRANSACTION_NOT_FOUND"), (Transient("RPC_UNREACHABLE"), "RPC_UNREACHABLE")],
+)
+async def test_an_attester_whose_rpc_lags_cannot_tell(read: Transaction | Exception | None, reason: str) -> None:
+    execution = executed()
+    lagging = cast(Read, chain(execution))
+    lagging.transaction_read = read
+    assert await verify(execution, recorded(execution), cast(Chain, lagging), inline) == (Verdict.CANNOT_TELL, reason)
