@@ -91,6 +91,13 @@ VALIDATION_GAS = Function("VALIDATION_GAS", (), _ONE)
 VALIDATION_SEAT_GAS = Function("VALIDATION_SEAT_GAS", (), _ONE)
 PRIORITY_CAP = Function("PRIORITY_CAP", (), _ONE)
 UNIT = Function("UNIT", (), _ONE)
+HUB_LINKS = {
+    "attestation_center": Function("attestationCenter", (), ("address",)),
+    "keeper_registry": Function("keeperRegistry", (), ("address",)),
+    "job_registry": Function("jobRegistry", (), ("address",)),
+    "gas_registry": Function("gasRegistry", (), ("address",)),
+}
+"""The contracts that a hub works with, by their names in the configuration."""
 SET_DISPATCHER = Function("setDispatcher", ("address", "bool"))
 SUBMIT_VALIDATION = Function("submitTaskValidation", ("uint256", "bytes32", "bytes", "address[]"))
 EXPIRE = Function("expire", _ONE)
@@ -119,6 +126,7 @@ FUNCTIONS: dict[str, tuple[Function, ...]] = {
         VALIDATION_SEAT_GAS,
         PRIORITY_CAP,
         UNIT,
+        *HUB_LINKS.values(),
         SET_DISPATCHER,
     ),
     "AttestationCenter": (SUBMIT_VALIDATION, EXPIRE, ROUND_SECONDS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from consensus import bls
 from consensus.committee import MAX_SEATS, Epoch, Operator
@@ -12,6 +13,12 @@ from node.infra.evm_reads import Reader, View
 
 _OPERATOR_BYTES = 152
 _EMPTY_SEAT = 0xFF
+
+
+@lru_cache(maxsize=1024)  # 0.2 ms each: the keys of three epochs of 150 operators, and room
+def decode_key(key: bytes) -> bytes:
+    """The 48-byte key of the registry's 128 bytes. Raises ValueError."""
+    return bls.key_from_evm(key)
 
 
 def decode_set(code: bytes) -> tuple[tuple[Operator, ...], tuple[int, ...]]:
@@ -25,7 +32,7 @@ def decode_set(code: bytes) -> tuple[tuple[Operator, ...], tuple[int, ...]]:
     operators = []
     for at in range(0, len(body), _OPERATOR_BYTES):
         entry = body[at : at + _OPERATOR_BYTES]
-        operators.append(Operator(int.from_bytes(entry[:4], "big"), entry[4:24], bls.key_from_evm(entry[24:])))
+        operators.append(Operator(int.from_bytes(entry[:4], "big"), entry[4:24], decode_key(entry[24:])))
     seats = code[1 : 1 + MAX_SEATS].rstrip(bytes([_EMPTY_SEAT]))
     return tuple(operators), tuple(seats)
 
@@ -46,8 +53,9 @@ class EpochReader:
 
     def followed(self, block_number: int, *, changed: bool) -> None:
         """A feed has delivered everything up to a block; `changed` when the registry's events were among it."""
-        if changed:
+        if changed:  # perhaps the newest epoch has ended; its set stays known
             self._current_until = -1
+            self._epochs = {number: e for number, e in self._epochs.items() if e.until_block is not None}
         elif self._current_until >= 0:
             self._current_until = max(self._current_until, block_number + 1)
 

@@ -109,13 +109,17 @@ class Reader:
         return bytes_of(await self.call("eth_getCode", [hex_of(address), "latest"]))
 
     async def logs(
-        self, addresses: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int
+        self, addresses: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, *, rare: bool = False
     ) -> list[dict[str, Any]]:
-        """Logs in chain order whose first topic is among `topics`. A range that the node refuses is halved until it is taken."""
+        """Logs in chain order whose first topic is among `topics`. A range that the node refuses is halved until it is taken.
+
+        Of `rare` ones the whole range is asked for at once: many providers limit what they find, not where they look.
+        """
         found: list[dict[str, Any]] = []
         begin = max(0, from_block)
+        span = to_block - begin + 1 if rare else self._span
         while begin <= to_block:
-            end = min(to_block, begin + self._span - 1)
+            end = min(to_block, begin + span - 1)
             query = {
                 "address": [hex_of(a) for a in addresses],
                 "topics": [[hex_of(t) for t in topics]],
@@ -128,10 +132,12 @@ class Reader:
                 # Providers word their limits each in its own way: whatever the refusal, a smaller range is the remedy.
                 if begin == end:
                     raise Transient("RPC_ERROR", f"eth_getLogs: {error.message}") from error
-                self._span, self._taken = max(1, (end - begin + 1) // 2), 0
+                span, self._taken = max(1, (end - begin + 1) // 2), 0
             else:
                 begin = end + 1
                 self._taken += 1
                 if self._taken % _GROW_AFTER == 0:
-                    self._span = min(2 * self._span, _MAX_SPAN)
+                    span = min(2 * span, _MAX_SPAN)
+        if not rare:
+            self._span = span
         return found
