@@ -29,9 +29,10 @@ CHAIN_ID: Final = 31337
 HARDFORK: Final = "prague"
 """py-evm ends there; on anvil too, so that gas and precompiles are the same on both (its own default is newer)."""
 
-STATES_KEPT: Final = 64
-"""Blocks back from the head whose state anvil answers for. Without a limit it copies up to 500 states into memory and
-the rest to disk under HOME (0.3 GB after 1,000 small blocks). Block hashes, logs and EIP-2935 do not depend on it."""
+STATES_KEPT: Final = 128
+"""Blocks back from the head whose state anvil answers for (the embedded chain: all), each a copy of some 2 MB after
+5,000 blocks. Without a limit it keeps 500 in memory and writes the others below HOME, 0.3 GB after 1,000 small blocks.
+Block hashes, logs and EIP-2935 do not depend on it."""
 
 BLOCKS_KEPT: Final = 65_536
 """Blocks whose transactions and logs anvil keeps, at some 10 kB each; six hours of a devnet at 3 blocks a second.
@@ -104,7 +105,7 @@ async def open_chain(options: ChainOptions) -> AsyncIterator[Chain]:
     engine = _engine(options.engine)
     process = _start(_anvil(options) if engine == "anvil" else _embedded(options))
     output = _Output()
-    body_error: Exception | None = None
+    body_error: BaseException | None = None
     died: Failed | None = None
 
     async with trio.open_nursery() as nursery:
@@ -126,7 +127,7 @@ async def open_chain(options: ChainOptions) -> AsyncIterator[Chain]:
             kind = " ".join(version.replace("/v", "/").split("/"))
             log.info("chain is up", kind=kind, rpc_url=f"http://{address}", pid=process.pid)
             yield Chain(kind, f"http://{address}", ws_url, options.chain_id, process.pid, accounts)
-        except Exception as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it in a group)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (raised again below, outside the nursery, which would wrap it in a group)
             body_error = error
         finally:
             nursery.cancel_scope.cancel()
