@@ -15,7 +15,6 @@ interface Hub:
     def recordOf(taskId: uint256) -> (uint256, bytes32): view
 
 interface KeeperRegistry:
-    def epochSet(epoch: uint256, blockNumber: uint256) -> uint256: view
     def epochInfo(epoch: uint256) -> (address, uint256, uint256, uint256): view
     def epochAt(blockNumber: uint256) -> uint256: view
 
@@ -38,22 +37,22 @@ YES: constant(uint256) = 1
 NO: constant(uint256) = 2
 ROUNDS: public(constant(uint256)) = 3
 MAX_DEPTH: constant(uint256) = 5
-MAX_DRAWN: constant(uint256) = 32
+MAX_DRAWN: constant(uint256) = 16
 MAX_SEATS: constant(uint256) = 192
 HEADER: constant(uint256) = 22
 OPERATORS_AT: constant(uint256) = 193    # in an epoch's set: STOP byte and seat table before
 OPERATOR_BYTES: constant(uint256) = 152  # id 4 | address 20 | key 128
 LOW_8: constant(uint256) = 2**8 - 1
-LOW_32: constant(uint256) = 2**32 - 1
 LOW_64: constant(uint256) = 2**64 - 1
+LOW_40: constant(uint256) = 2**40 - 1
 LOW_160: constant(uint256) = 2**160 - 1
 # EIP-2935: the last 8,191 block hashes, for what BLOCKHASH (256) has forgotten
 HISTORY: constant(address) = 0x0000F90827F1C53a10cb7A02335B175320002935
 
 DOMAIN_TYPEHASH: constant(bytes32) = keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 ATTESTATION_TYPEHASH: constant(bytes32) = keccak256("Attestation(bytes32 root,uint256 blockNumber,uint256 epoch,uint256 round)")
-# "BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_" and its length
-SIGNATURE_DST: constant(Bytes[44]) = x"424c535f5349475f424c53313233383147325f584d443a5348412d3235365f535357555f524f5f504f505f2b"
+# The first 31 bytes of "BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_"; bls12_381 has the rest.
+SIGNATURE_DST: constant(uint256) = 117138686712232504667990837061769646304618205534334125783764558902027695711
 
 hub: public(immutable(address))
 keeperRegistry: public(immutable(address))
@@ -61,6 +60,9 @@ ROUND_SECONDS: public(immutable(uint256))
 CHAIN_ID: immutable(uint256)
 DOMAIN: immutable(bytes32)
 
+# Sets as the registry packs them: data contract 160 | fromBlock 40 | number 40 | operators 8 | seats 8
+current: uint256
+previous: uint256
 # Attestations of successful executions not yet claimed: a byte an operator, 32 operators a word, so that one certificate
 # writes few words; full bytes carry into `carried`.
 counts: HashMap[uint256, uint256]
@@ -93,11 +95,16 @@ def submitTaskValidation(taskId: uint256, proofOfTask: bytes32, aggregatedSignat
     depth: uint256 = (header >> 216) & LOW_8
     epoch: uint256 = (header >> 144) & LOW_64
     blockNumber: uint256 = (header >> 80) & LOW_64
-    assert header >> 248 == VERSION and (verdict == YES or verdict == NO) and depth <= MAX_DEPTH and size == 278 + 32 * depth, "BadEncoding"
-    assert (header >> 224) & LOW_8 < 1 << depth, "BadEncoding"
+    assert header >> 248 == VERSION and unsafe_sub(verdict, YES) <= 1 and depth <= MAX_DEPTH, "BadEncoding"
+    assert size == unsafe_add(278, unsafe_mul(32, depth)) and ((header >> 224) & LOW_8) >> depth == 0, "BadEncoding"
     signature: Bytes[256] = slice(aggregatedSignature, 22, 256)
 
-    epochSet: uint256 = staticcall KeeperRegistry(keeperRegistry).epochSet(epoch, blockNumber)
+    epochSet: uint256 = self.current
+    if epoch != (epochSet >> 200) & LOW_40:
+        assert blockNumber < (epochSet >> 160) & LOW_40, "WrongEpoch"
+        epochSet = self.previous
+        assert epoch == (epochSet >> 200) & LOW_40, "WrongEpoch"
+    assert blockNumber >= (epochSet >> 160) & LOW_40 and epochSet != 0, "WrongEpoch"
     blob: address = convert(convert(epochSet & LOW_160, uint160), address)
     operators: uint256 = (epochSet >> 240) & LOW_8
     position: uint256 = (header >> 208) & LOW_8
@@ -113,8 +120,9 @@ def submitTaskValidation(taskId: uint256, proofOfTask: bytes32, aggregatedSignat
     if verdict == NO:
         outcome = record.REJECTED
     head, digest = extcall Hub(hub).settle(taskId, outcome, submitter >> 224, signers)
-    assert blockNumber == record.block_number(head), "WrongBlock"
-    assert round < ROUNDS and round * ROUND_SECONDS <= block.timestamp - record.timestamp(head), "RoundNotOpen"
+    assert blockNumber == (head >> record.BLOCK_AT) & record.BLOCK, "WrongBlock"
+    executed: uint256 = (head >> record.TIMESTAMP_AT) & record.TIMESTAMP
+    assert round < ROUNDS and unsafe_mul(round, ROUND_SECONDS) <= unsafe_sub(block.timestamp, executed), "RoundNotOpen"
 
     node: bytes32 = keccak256(concat(0x00, convert(taskId, bytes32), digest, convert(verdict, bytes32)))
     if depth > 0:
@@ -128,25 +136,28 @@ def submitTaskValidation(taskId: uint256, proofOfTask: bytes32, aggregatedSignat
             index >>= 1
     assert node == proofOfTask, "WrongRoot"
 
-    members: uint256 = self._size(record.level(head), operators)
+    members: uint256 = self._size((head >> record.LEVEL_AT) & record.LEVEL, operators)
     if verdict == YES:
         assert signers >= self._quorum(members), "TooFewSigners"
     else:
         assert signers >= self._rejection(members), "TooFewSigners"
 
-    performerId: uint256 = record.performer_id(head)
+    performerId: uint256 = (head >> record.PERFORMER_AT) & record.ID
     key: Bytes[128] = b""
     ids: DynArray[uint256, 16] = []
-    key, ids = self._aggregate(self._seed(blockNumber, round), epochSet, members, performerId, attesters)
-    # The zero words are the identity, which verifies for a sum of keys that is the identity too.
-    assert slice(signature, 0, 256) != empty(Bytes[256]), "InvalidSignature"
+    seed: bytes32 = self._seed(blockNumber, round)
+    key, ids = self._aggregate(seed, epochSet, members, performerId, attesters)
+    if len(ids) == 0:
+        self._refuse(seed, epochSet, members, performerId, attesters)
+    # The identity, all words zero, would verify for keys whose sum is the identity. No other point has a zero there but by a 2**-256 chance.
+    assert extract32(signature, 32, output_type=uint256) != 0, "InvalidSignature"
     assert bls12_381.verify(key, self._digest(proofOfTask, blockNumber, epoch, round), signature, SIGNATURE_DST), "InvalidSignature"
 
-    if verdict == YES and record.success(head):
+    if verdict == YES and head & record.SUCCESS != 0:
         self._count(ids)
     log TaskValidated(
         taskId=taskId,
-        taskNumber=record.number(head),
+        taskNumber=(head >> record.NUMBER_AT) & record.NUMBER,
         performerId=performerId,
         submitterId=submitter >> 224,
         attesterIds=ids,
@@ -164,8 +175,18 @@ def expire(taskId: uint256):
     head: uint256 = 0
     digest: bytes32 = empty(bytes32)
     head, digest = extcall Hub(hub).settle(taskId, record.EXPIRED, 0, 0)
-    assert block.timestamp >= record.timestamp(head) + (ROUNDS + 1) * ROUND_SECONDS, "RoundsOpen"
-    log TaskExpired(taskId=taskId, taskNumber=record.number(head))
+    assert block.timestamp >= ((head >> record.TIMESTAMP_AT) & record.TIMESTAMP) + (ROUNDS + 1) * ROUND_SECONDS, "RoundsOpen"
+    log TaskExpired(taskId=taskId, taskNumber=(head >> record.NUMBER_AT) & record.NUMBER)
+
+
+@external
+def seatEpoch(packed: uint256):
+    """
+    @notice Only the registry: the set that the next blocks' committees are drawn from.
+    """
+    assert msg.sender == keeperRegistry, "NotKeeperRegistry"
+    self.previous = self.current
+    self.current = packed
 
 
 @external
@@ -175,8 +196,10 @@ def takeAttestations(operatorId: uint256) -> uint256:
     """
     assert msg.sender == hub, "NotHub"
     count: uint256 = self._attestations(operatorId)
-    self.counts[operatorId >> 5] &= ~(LOW_8 << (8 * (operatorId & 31)))
-    self.carried[operatorId] = 0
+    if count > 0:
+        index: uint256 = operatorId - 1
+        self.counts[index >> 5] &= ~(LOW_8 << (8 * (index & 31)))
+        self.carried[operatorId] = 0
     return count
 
 
@@ -209,10 +232,11 @@ def committee(taskId: uint256, round: uint256) -> DynArray[address, MAX_DRAWN]:
     head, digest = staticcall Hub(hub).recordOf(taskId)
     assert head != 0, "UnknownExecution"
     assert round < ROUNDS, "RoundNotOpen"
-    blockNumber: uint256 = record.block_number(head)
+    blockNumber: uint256 = (head >> record.BLOCK_AT) & record.BLOCK
     epochSet: uint256 = self._epoch(staticcall KeeperRegistry(keeperRegistry).epochAt(blockNumber))
-    size: uint256 = self._size(record.level(head), (epochSet >> 240) & LOW_8)
-    seated: DynArray[uint256, MAX_DRAWN] = self._committee(self._seed(blockNumber, round), epochSet, size, record.performer_id(head))
+    size: uint256 = self._size((head >> record.LEVEL_AT) & record.LEVEL, (epochSet >> 240) & LOW_8)
+    performerId: uint256 = (head >> record.PERFORMER_AT) & record.ID
+    seated: DynArray[uint256, MAX_DRAWN] = self._committee(self._seed(blockNumber, round), epochSet, size, performerId)
     accounts: DynArray[address, MAX_DRAWN] = []
     for operator: uint256 in seated:
         accounts.append(convert(convert((operator >> 64) & LOW_160, uint160), address))
@@ -323,19 +347,30 @@ def _operator(blob: address, position: uint256) -> uint256:
 
 @internal
 @view
+def _table(blob: address, seats: uint256) -> uint256[6]:
+    """
+    @return The seat table; of up to 32 seats only its first word is read.
+    """
+    table: uint256[6] = empty(uint256[6])
+    table[0] = convert(slice(blob.code, 1, 32), uint256)
+    if seats > 32:
+        for i: uint256 in range(1, 6):
+            table[i] = convert(slice(blob.code, unsafe_add(1, unsafe_mul(32, i)), 32), uint256)
+    return table
+
+
+@internal
+@view
 def _draw(seed: bytes32, epochSet: uint256, count: uint256) -> DynArray[uint256, MAX_DRAWN]:
     """
     @notice Positions of the first `count` distinct operators: Fisher-Yates over the seat table, in words of 32 seats.
     """
     drawn: DynArray[uint256, MAX_DRAWN] = []
     seats: uint256 = epochSet >> 248
-    bytes_: Bytes[192] = slice(convert(convert(epochSet & LOW_160, uint160), address).code, 1, 192)
-    table: uint256[6] = empty(uint256[6])
-    for i: uint256 in range(unsafe_div(unsafe_add(seats, 31), 32), bound=6):
-        table[i] = extract32(bytes_, unsafe_mul(i, 32), output_type=uint256)
+    table: uint256[6] = self._table(convert(convert(epochSet & LOW_160, uint160), address), seats)
     seen: uint256 = 0
     for i: uint256 in range(seats, bound=MAX_SEATS):
-        j: uint256 = unsafe_add(i, convert(keccak256(concat(seed, convert(i, bytes32))), uint256) % unsafe_sub(seats, i))
+        j: uint256 = unsafe_add(i, convert(keccak256(abi_encode(seed, i)), uint256) % unsafe_sub(seats, i))
         here: uint256 = (table[i >> 5] >> unsafe_sub(248, unsafe_mul(8, i & 31))) & LOW_8
         offset: uint256 = unsafe_sub(248, unsafe_mul(8, j & 31))
         position: uint256 = (table[j >> 5] >> offset) & LOW_8
@@ -355,32 +390,45 @@ def _aggregate(
     seed: bytes32, epochSet: uint256, members: uint256, performerId: uint256, attesters: DynArray[address, 16]
 ) -> (Bytes[128], DynArray[uint256, 16]):
     """
-    @return The sum of the signers' keys, and their operator ids.
+    @notice `_draw` and `_committee` again, in one pass that ends at the last signer.
+    @return The sum of the signers' keys, and their operator ids; none when they are not members in draw order.
     """
     blob: address = convert(convert(epochSet & LOW_160, uint160), address)
+    seats: uint256 = epochSet >> 248
+    table: uint256[6] = self._table(blob, seats)
     key: Bytes[128] = b""
     ids: DynArray[uint256, 16] = []
+    next: uint256 = convert(attesters[0], uint256)
+    count: uint256 = len(attesters)
+    found: uint256 = 0
     left: uint256 = members
-    drawn: DynArray[uint256, MAX_DRAWN] = self._draw(seed, epochSet, members + 1)
-    for position: uint256 in drawn:
-        operator: uint256 = self._operator(blob, position)
+    seen: uint256 = 0
+    for i: uint256 in range(seats, bound=MAX_SEATS):
+        j: uint256 = unsafe_add(i, convert(keccak256(abi_encode(seed, i)), uint256) % unsafe_sub(seats, i))
+        offset: uint256 = unsafe_sub(248, unsafe_mul(8, j & 31))
+        position: uint256 = (table[j >> 5] >> offset) & LOW_8
+        table[j >> 5] ^= (position ^ ((table[i >> 5] >> unsafe_sub(248, unsafe_mul(8, i & 31))) & LOW_8)) << offset
+        if (seen >> position) & 1 != 0:
+            continue
+        seen |= 1 << position
+        entry: Bytes[152] = slice(blob.code, unsafe_add(OPERATORS_AT, unsafe_mul(OPERATOR_BYTES, position)), 152)
+        operator: uint256 = extract32(entry, 0, output_type=uint256)
         if operator >> 224 == performerId:
             continue
-        if (operator >> 64) & LOW_160 == convert(attesters[len(ids)], uint256):
-            at: uint256 = unsafe_add(OPERATORS_AT + 24, unsafe_mul(OPERATOR_BYTES, position))
-            if len(ids) == 0:
-                key = slice(blob.code, at, 128)
+        if (operator >> 64) & LOW_160 == next:
+            if found == 0:
+                key = slice(entry, 24, 128)
             else:
-                key = bls12_381.add_keys(key, slice(blob.code, at, 128))
+                key = raw_call(bls12_381.G1_ADD, concat(key, slice(entry, 24, 128)), max_outsize=128, is_static_call=True, gas=375)
             ids.append(operator >> 224)
-            if len(ids) == len(attesters):
-                break
+            found = unsafe_add(found, 1)
+            if found == count:
+                return key, ids
+            next = convert(attesters[found], uint256)
         left = unsafe_sub(left, 1)
         if left == 0:
             break
-    if len(ids) != len(attesters):
-        self._refuse(seed, epochSet, members, performerId, attesters)
-    return key, ids
+    return key, []
 
 
 @internal
@@ -427,17 +475,26 @@ def _refuse(seed: bytes32, epochSet: uint256, members: uint256, performerId: uin
 
 @internal
 def _count(ids: DynArray[uint256, 16]):
+    page: uint256 = max_value(uint256)
+    word: uint256 = 0
     for id: uint256 in ids:
-        offset: uint256 = unsafe_mul(8, id & 31)
-        word: uint256 = self.counts[id >> 5]
+        slot: uint256 = unsafe_sub(id, 1) >> 5
+        if slot != page:
+            if page != max_value(uint256):
+                self.counts[page] = word
+            page = slot
+            word = self.counts[slot]
+        offset: uint256 = unsafe_mul(8, unsafe_sub(id, 1) & 31)
         if (word >> offset) & LOW_8 == LOW_8:
             self.carried[id] += 256
-            self.counts[id >> 5] = word & ~(LOW_8 << offset)
+            word ^= LOW_8 << offset
         else:
-            self.counts[id >> 5] = unsafe_add(word, 1 << offset)
+            word = unsafe_add(word, 1 << offset)
+    self.counts[page] = word
 
 
 @internal
 @view
 def _attestations(operatorId: uint256) -> uint256:
-    return ((self.counts[operatorId >> 5] >> (8 * (operatorId & 31))) & LOW_8) + self.carried[operatorId]
+    index: uint256 = operatorId - 1
+    return ((self.counts[index >> 5] >> (8 * (index & 31))) & LOW_8) + self.carried[operatorId]

@@ -64,7 +64,7 @@ struct Execution:
     level: uint256
     status: uint256           # 0 none, 1 pending, 2 certified, 3 rejected, 4 expired
     success: bool
-    fee: uint256              # wei, escrowed until the record is settled
+    fee: uint256              # wei, escrowed here until refunded or claimed
     validationShare: uint256  # wei of it that go to the certificate's submitter
     digest: bytes32
 
@@ -131,8 +131,6 @@ VALIDATION_SEAT_GAS: public(constant(uint256)) = 5_000
 PRIORITY_CAP: public(constant(uint256)) = 2 * 10**9
 MAX_SERVICE_FEE: public(constant(uint256)) = 10**16
 CALL_MARGIN: constant(uint256) = 30_000
-MAX_PRICE: constant(uint256) = 2**48 - 1
-MAX_FEE: constant(uint256) = 2**72 - 1
 LAST_PRECOMPILE: constant(uint256) = 65535
 
 jobRegistry: public(immutable(address))
@@ -149,7 +147,6 @@ isDispatcher: public(HashMap[address, bool])
 records: HashMap[uint256, Record]
 ran: HashMap[uint256, bool]                  # non-recurring jobs
 policies: public(HashMap[uint256, Policy])
-credits: public(HashMap[uint256, uint256])   # wei by operator id, without the units of its attestations
 counters: uint256                            # executed tasks 64 | service fee in wei 128
 currentJobOwner: public(transient(address))  # during the inner call; also the lock
 
@@ -201,35 +198,43 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
     performerId: uint256 = staticcall KeeperRegistry(keeperRegistry).activeOperatorId(msg.sender)
     assert performerId != 0, "UnknownPerformer"
 
-    assert a.maxFee <= MAX_FEE, "FeeTooLarge"
-    price: uint256 = min(min(tx.gasprice, block.basefee + PRIORITY_CAP), MAX_PRICE)
+    assert a.maxFee <= record.MAX_FEE, "FeeTooLarge"
+    price: uint256 = min(min(tx.gasprice, block.basefee + PRIORITY_CAP), record.PRICE)
     size: uint256 = record.size_of(a.level)
     share: uint256 = self._validation_share(price, size)
-    assert a.maxFee >= share + UNIT * size, "InsufficientFeeCap"
+    cap: uint256 = a.maxFee // record.FEE_STEP
+    assert cap * record.FEE_STEP >= share + UNIT * size, "InsufficientFeeCap"
     extcall GasRegistry(gasRegistry).deductETHBalance(job.owner, a.maxFee)
 
     counters: uint256 = self.counters + 1
     number: uint256 = counters & (2**64 - 1)
     self.counters = counters
     head: uint256 = (
-        record.PENDING | (a.level << 4) | (performerId << 7) | (number << 34) | (block.number << 66) | (block.timestamp << 102) | (price << 136)
+        record.PENDING
+        | (a.level << record.LEVEL_AT)
+        | (performerId << record.PERFORMER_AT)
+        | (number << record.NUMBER_AT)
+        | (block.number << record.BLOCK_AT)
+        | (block.timestamp << record.TIMESTAMP_AT)
+        | (price << record.PRICE_AT)
     )
     self.records[taskId] = Record(head=head, digest=empty(bytes32), jobId=a.jobId)
     if job.word == 0 and job.jobType >= 3 and job.jobType <= 6:
         self.ran[a.jobId] = True
 
     # EIP-150 forwards at most 63/64: refuse unless the target gets its full limit.
-    assert a.gasLimit <= MAX_FEE and unsafe_sub(msg.gas, msg.gas // 64) >= a.gasLimit + CALL_MARGIN, "GasTooLow"
+    assert a.gasLimit < 2**64 and unsafe_sub(msg.gas, msg.gas // 64) >= a.gasLimit + CALL_MARGIN, "GasTooLow"
     self.currentJobOwner = job.owner
     success: bool = raw_call(a.target, data, gas=a.gasLimit, revert_on_failure=False)
     self.currentJobOwner = empty(address)
 
     fee: uint256 = (started - msg.gas + OVERHEAD_GAS + DATA_GAS * len(data)) * price + share
     if success:
-        head |= 8
+        head |= record.SUCCESS
         fee += UNIT * size + (counters >> 64) + min(resourceFee, a.maxFee)
-    fee = min(fee, a.maxFee)
-    self.records[taskId].head = head | (fee << 184)
+    fee = min((fee + record.FEE_STEP - 1) // record.FEE_STEP, cap)
+    self.records[taskId].head = head | (fee << record.FEE_AT)
+    fee *= record.FEE_STEP
     digest: bytes32 = keccak256(
         abi_encode(
             EXECUTION_TYPEHASH, taskId, a.jobId, a.triggerId, a.attempt, a.performer, a.spec, a.target, callHash, success, fee, block.number, block.timestamp
@@ -258,45 +263,43 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
 @external
 def settle(taskId: uint256, outcome: uint256, submitterId: uint256, signers: uint256) -> (uint256, bytes32):
     """
-    @notice Only the AttestationCenter: ends a pending record as certified, rejected or expired, and books its fee.
+    @notice Only the AttestationCenter: ends a pending record as certified, rejected or expired; the latter two refund the job's owner.
     @dev The center calls this first and verifies the certificate against what comes back: one call, and any refusal undoes it.
     @return The record's head before, and its digest.
     """
     assert msg.sender == attestationCenter, "NotAttestationCenter"
     assert self.currentJobOwner == empty(address), "Reentered"
     head: uint256 = self.records[taskId].head
-    assert head != 0, "UnknownExecution"
-    assert record.status(head) == record.PENDING, "AlreadyCertified"
-    self.records[taskId].head = head ^ record.PENDING ^ outcome
-    fee: uint256 = record.fee(head)
-    if outcome == record.CERTIFIED:
-        # execute made sure that the fee covers the share and, after success, N units; signers <= N.
-        share: uint256 = self._validation_share(record.price(head), record.size_of(record.level(head)))
-        self.credits[submitterId] += share
-        fee -= share
-        if record.success(head):
-            fee -= UNIT * signers
-        self.credits[record.performer_id(head)] += fee
-    elif fee > 0:
-        job: Job = staticcall JobRegistry(jobRegistry).job(self.records[taskId].jobId)
-        extcall GasRegistry(gasRegistry).creditETHBalance(job.owner, fee)
+    if head & record.STATUS != record.PENDING:
+        assert head != 0, "UnknownExecution"
+        raise "AlreadyCertified"
+    settled: uint256 = outcome | (submitterId << record.SUBMITTER_AT) | (signers << record.SIGNERS_AT)
+    self.records[taskId].head = (head ^ record.PENDING) | settled
+    if outcome != record.CERTIFIED:
+        fee: uint256 = (head >> record.FEE_AT) * record.FEE_STEP
+        if fee > 0:
+            job: Job = staticcall JobRegistry(jobRegistry).job(self.records[taskId].jobId)
+            extcall GasRegistry(gasRegistry).creditETHBalance(job.owner, fee)
     return head, self.records[taskId].digest
 
 
 @external
-def claim(operatorId: uint256) -> uint256:
+def claim(operatorId: uint256, taskIds: DynArray[uint256, 128]) -> uint256:
     """
-    @notice Anyone: pays what an operator earned to its rewards address; returns the wei paid.
-    @dev One wei of credit stays behind: the slot stays non-zero, which makes the next certificate 17,100 gas cheaper.
+    @notice Anyone: pays to an operator's rewards address what it earned by its attestations and, of the certified executions
+            named, what is still owed to it as performer and as submitter. Returns the wei paid.
     """
     assert self.currentJobOwner == empty(address), "Reentered"
     rewards: address = staticcall KeeperRegistry(keeperRegistry).rewardsOf(operatorId)
     assert rewards != empty(address), "UnknownOperator"
     amount: uint256 = UNIT * extcall AttestationCenter(attestationCenter).takeAttestations(operatorId)
-    credit: uint256 = self.credits[operatorId]
-    if credit > 1:
-        self.credits[operatorId] = 1
-        amount += credit - 1
+    for taskId: uint256 in taskIds:
+        head: uint256 = self.records[taskId].head
+        owed: uint256 = 0
+        paid: uint256 = 0
+        owed, paid = self._owed(head, operatorId)
+        self.records[taskId].head = head | paid
+        amount += owed
     assert amount > 0, "NothingToClaim"
     extcall GasRegistry(gasRegistry).pay(rewards, amount)
     log Claimed(operatorId=operatorId, rewards=rewards, amount=amount)
@@ -368,23 +371,32 @@ def execution(taskId: uint256) -> Execution:
         return empty(Execution)
     jobId: uint256 = self.records[taskId].jobId
     job: Job = staticcall JobRegistry(jobRegistry).job(jobId)
-    performerId: uint256 = record.performer_id(head)
-    level: uint256 = record.level(head)
+    performerId: uint256 = (head >> record.PERFORMER_AT) & record.ID
+    level: uint256 = (head >> record.LEVEL_AT) & record.LEVEL
     return Execution(
-        taskNumber=record.number(head),
+        taskNumber=(head >> record.NUMBER_AT) & record.NUMBER,
         jobId=jobId,
         owner=job.owner,
         performer=staticcall KeeperRegistry(keeperRegistry).accountOf(performerId),
         performerId=performerId,
-        blockNumber=record.block_number(head),
-        timestamp=record.timestamp(head),
+        blockNumber=(head >> record.BLOCK_AT) & record.BLOCK,
+        timestamp=(head >> record.TIMESTAMP_AT) & record.TIMESTAMP,
         level=level,
-        status=record.status(head),
-        success=record.success(head),
-        fee=record.fee(head),
-        validationShare=self._validation_share(record.price(head), record.size_of(level)),
+        status=head & record.STATUS,
+        success=head & record.SUCCESS != 0,
+        fee=(head >> record.FEE_AT) * record.FEE_STEP,
+        validationShare=self._validation_share((head >> record.PRICE_AT) & record.PRICE, record.size_of(level)),
         digest=self.records[taskId].digest,
     )
+
+
+@external
+@view
+def owed(taskId: uint256, operatorId: uint256) -> uint256:
+    """
+    @notice Wei that an operator can still claim of a task as performer and as submitter.
+    """
+    return self._owed(self.records[taskId].head, operatorId)[0]
 
 
 @external
@@ -485,6 +497,30 @@ def _digest(a: Authorisation) -> bytes32:
     if chain.id != CHAIN_ID:   # a fork of the chain is another chain
         domain = keccak256(abi_encode(DOMAIN_TYPEHASH, keccak256("TriggerX Hub"), keccak256("1"), chain.id, self))
     return keccak256(concat(0x1901, domain, keccak256(abi_encode(AUTHORISATION_TYPEHASH, a))))
+
+
+@internal
+@view
+def _owed(head: uint256, operatorId: uint256) -> (uint256, uint256):
+    """
+    @return Wei still owed to the operator, and the flags to set when they are paid.
+    """
+    amount: uint256 = 0
+    flags: uint256 = 0
+    if head & record.STATUS != record.CERTIFIED:
+        return 0, 0
+    # execute made sure that the fee covers the share and, after success, N units; signers <= N.
+    size: uint256 = record.size_of((head >> record.LEVEL_AT) & record.LEVEL)
+    share: uint256 = self._validation_share((head >> record.PRICE_AT) & record.PRICE, size)
+    if (head >> record.SUBMITTER_AT) & record.ID == operatorId and head & record.SUBMITTER_PAID == 0:
+        amount += share
+        flags |= record.SUBMITTER_PAID
+    if (head >> record.PERFORMER_AT) & record.ID == operatorId and head & record.PERFORMER_PAID == 0:
+        amount += (head >> record.FEE_AT) * record.FEE_STEP - share
+        if head & record.SUCCESS != 0:
+            amount -= UNIT * ((head >> record.SIGNERS_AT) & record.SIGNERS)
+        flags |= record.PERFORMER_PAID
+    return amount, flags
 
 
 @internal

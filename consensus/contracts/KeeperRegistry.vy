@@ -10,6 +10,9 @@
 
 import bls12_381
 
+interface AttestationCenter:
+    def seatEpoch(packed: uint256): nonpayable
+
 struct Operator:
     account: address
     rewards: address
@@ -92,13 +95,14 @@ FULL: constant(uint256) = max_value(uint256)
 
 DOMAIN_TYPEHASH: constant(bytes32) = keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 POSSESSION_TYPEHASH: constant(bytes32) = keccak256("Possession(bytes key,address operator)")
-# "BLS_POP_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_" and its length
-POSSESSION_DST: constant(Bytes[44]) = x"424c535f504f505f424c53313233383147325f584d443a5348412d3235365f535357555f524f5f504f505f2b"
+# The first 31 bytes of "BLS_POP_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_"; bls12_381 has the rest.
+POSSESSION_DST: constant(uint256) = 117138686711008074372181104951933545712359048500209952023701070937838663263
 # PUSH1 152 DUP1 PUSH1 9 RETURNDATASIZE CODECOPY RETURNDATASIZE RETURN: returns the 152 bytes behind itself
 HOLDER_INIT: constant(Bytes[9]) = x"60988060093d393df3"
 # PUSH2 (size) DUP1 PUSH1 31 RETURNDATASIZE CODECOPY RETURNDATASIZE RETURN, 21 bytes that never run, and the STOP byte of the set
 SET_INIT: constant(bytes32) = 0x61000080601f3d393df300000000000000000000000000000000000000000000
 
+attestationCenter: public(immutable(address))
 MIN_STAKE: public(immutable(uint256))
 SEAT_STAKE: public(immutable(uint256))
 EPOCH_SECONDS: public(immutable(uint256))
@@ -119,9 +123,10 @@ epochs: HashMap[uint256, uint256]              # set 160 | fromBlock 40 | time i
 
 
 @deploy
-def __init__(minStake: uint256, seatStake: uint256, epochSeconds: uint256, unbondingSeconds: uint256):
+def __init__(center: address, minStake: uint256, seatStake: uint256, epochSeconds: uint256, unbondingSeconds: uint256):
     assert seatStake > 0, "ZeroSeatStake"
     assert epochSeconds > 0, "ZeroEpoch"
+    attestationCenter = center
     MIN_STAKE = minStake
     SEAT_STAKE = seatStake
     EPOCH_SECONDS = epochSeconds
@@ -303,26 +308,8 @@ def advanceEpoch():
     packed: uint256 = convert(blob, uint256) | (fromBlock << 160) | (position << 240) | (seats << 248)
     self.current = packed | (number << 200)
     self.epochs[number] = packed | (block.timestamp << 200)
+    extcall AttestationCenter(attestationCenter).seatEpoch(packed | (number << 200))
     log EpochAdvanced(epoch=number, blob=blob, operators=position, seats=seats, fromBlock=fromBlock)
-
-
-@external
-@view
-def epochSet(epoch: uint256, blockNumber: uint256) -> uint256:
-    """
-    @notice The set (address 160 | ... | operators 8 | seats 8) that `blockNumber`'s committees are drawn from.
-    @dev Only the current and the previous epoch answer for new certificates.
-    """
-    newest: uint256 = self.current
-    number: uint256 = (newest >> 200) & LOW_40
-    assert epoch != 0, "WrongEpoch"
-    if epoch == number:
-        assert blockNumber >= (newest >> 160) & LOW_40, "WrongEpoch"
-        return newest
-    assert epoch < number and unsafe_sub(number, epoch) == 1, "WrongEpoch"
-    previous: uint256 = self.epochs[epoch]
-    assert blockNumber >= (previous >> 160) & LOW_40 and blockNumber < (newest >> 160) & LOW_40, "WrongEpoch"
-    return previous
 
 
 @external

@@ -1,4 +1,4 @@
-"""Compiles the Vyper contracts into artifacts/: `python -m consensus.contracts.compile` (needs vyper, a development dependency)."""
+"""Compiles the contracts into artifacts/: `python -m consensus.contracts.compile` (needs vyper, a development dependency)."""
 
 from __future__ import annotations
 

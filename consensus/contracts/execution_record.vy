@@ -2,7 +2,8 @@
 # pragma evm-version prague
 """
 @title The head word of an execution record, as Hub writes it and AttestationCenter reads it, and the sizes of committees
-@dev From the low end: status 3 | success 1 | level 3 | performer id 27 | task number 32 | block 36 | timestamp 34 | gas price 48 | fee 72
+@dev Read a field as (head >> NAME_AT) & NAME. From the low end: status 3 | success 1 | level 3 | performer id 24 | submitter id 24 | signers 4 | performer paid 1 |
+     submitter paid 1 | task number 32 | block 36 | timestamp 34 | gas price 43 | fee 50, in steps of FEE_STEP wei
 """
 
 PENDING: constant(uint256) = 1
@@ -10,62 +11,34 @@ CERTIFIED: constant(uint256) = 2
 REJECTED: constant(uint256) = 3
 EXPIRED: constant(uint256) = 4
 
+SUCCESS: constant(uint256) = 8
+PERFORMER_PAID: constant(uint256) = 1 << 59
+SUBMITTER_PAID: constant(uint256) = 1 << 60
+
+LEVEL_AT: constant(uint256) = 4
+PERFORMER_AT: constant(uint256) = 7
+SUBMITTER_AT: constant(uint256) = 31
+SIGNERS_AT: constant(uint256) = 55
+NUMBER_AT: constant(uint256) = 61
+BLOCK_AT: constant(uint256) = 93
+TIMESTAMP_AT: constant(uint256) = 129
+PRICE_AT: constant(uint256) = 163
+FEE_AT: constant(uint256) = 206
+
+STATUS: constant(uint256) = 2**3 - 1
+LEVEL: constant(uint256) = 2**3 - 1
+ID: constant(uint256) = 2**24 - 1
+SIGNERS: constant(uint256) = 2**4 - 1
+NUMBER: constant(uint256) = 2**32 - 1
+BLOCK: constant(uint256) = 2**36 - 1
+TIMESTAMP: constant(uint256) = 2**34 - 1
+PRICE: constant(uint256) = 2**43 - 1
+
+FEE_STEP: constant(uint256) = 10**6
+MAX_FEE: constant(uint256) = (2**50 - 1) * 10**6
+
 # N by security level, a byte each: 0 -> 5, 1 -> 13, 2 -> 7, 3 -> 5, 4 -> 3
-SIZES: constant(uint256) = (5) | (13 << 8) | (7 << 16) | (5 << 24) | (3 << 32)
-
-
-@internal
-@pure
-def status(head: uint256) -> uint256:
-    return head & 7
-
-
-@internal
-@pure
-def success(head: uint256) -> bool:
-    return head & 8 != 0
-
-
-@internal
-@pure
-def level(head: uint256) -> uint256:
-    return (head >> 4) & 7
-
-
-@internal
-@pure
-def performer_id(head: uint256) -> uint256:
-    return (head >> 7) & (2**27 - 1)
-
-
-@internal
-@pure
-def number(head: uint256) -> uint256:
-    return (head >> 34) & (2**32 - 1)
-
-
-@internal
-@pure
-def block_number(head: uint256) -> uint256:
-    return (head >> 66) & (2**36 - 1)
-
-
-@internal
-@pure
-def timestamp(head: uint256) -> uint256:
-    return (head >> 102) & (2**34 - 1)
-
-
-@internal
-@pure
-def price(head: uint256) -> uint256:
-    return (head >> 136) & (2**48 - 1)
-
-
-@internal
-@pure
-def fee(head: uint256) -> uint256:
-    return head >> 184
+SIZES: constant(uint256) = 5 | (13 << 8) | (7 << 16) | (5 << 24) | (3 << 32)
 
 
 @internal

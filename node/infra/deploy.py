@@ -125,7 +125,13 @@ def _constructor(name: str, at: dict[str, str], s: DeploySettings) -> tuple[Sequ
         case "TriggerGasRegistry":
             return ["address"], [at["Hub"]]
         case "KeeperRegistry":
-            return ["uint256"] * 4, [s.min_stake, s.seat_stake, s.epoch_seconds, s.unbonding_seconds]
+            return ["address", *["uint256"] * 4], [
+                at["AttestationCenter"],
+                s.min_stake,
+                s.seat_stake,
+                s.epoch_seconds,
+                s.unbonding_seconds,
+            ]
         case "Hub":
             links = [at[n] for n in ("JobRegistry", "TriggerGasRegistry", "KeeperRegistry", "AttestationCenter")]
             return ["address", "address[]", *["address"] * 4, "uint256"], [s.owner, s.dispatchers, *links, s.unit]

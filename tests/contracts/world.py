@@ -141,7 +141,8 @@ class World:
         number = self.registry.view("currentEpoch") if number is None else number
         blob, operators, seats, from_block = self.registry.view("epochInfo", number)
         code = self.chain.code(blob)
-        assert code[0] == 0 and len(code) == 193 + 152 * operators
+        assert code[0] == 0
+        assert len(code) == 193 + 152 * operators
         assert set(code[1 + seats : 193]) <= {0xFF}
         read = []
         for i in range(operators):
