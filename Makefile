@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 # The environment itself has no network-fetched build tools: they come from requirements-build.lock, hashes checked.
 INSTALL := $(PIP) install --require-hashes --no-build-isolation
 SELF := $(PIP) install --no-deps --no-build-isolation --editable .
-NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+# anvil's package is for x86-64 Linux; elsewhere npm takes the rest only when told not to mind.
+NPM := npm ci --ignore-scripts --no-audit --no-fund --loglevel=error $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),,--force)
 # anvil as npm brings it, after any anvil that is on PATH already.
 WITH_ANVIL = PATH="$$PATH:$$(echo '$(CURDIR)'/tests/js/node_modules/@foundry-rs/anvil-*/bin)"
 FAST := tests/consensus tests/test_repository.py

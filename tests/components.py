@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,9 @@ def _on_path(name: str) -> Path | None:
 
 def _anvil() -> Path | None:
     # npm's launcher would outlive a killed child, so the package that holds the binary itself is what is installed.
-    binaries = sorted(NODE_MODULES.glob("@foundry-rs/anvil-*/bin/anvil"))
-    return _on_path("anvil") or next(iter(binaries), None)
+    binary = NODE_MODULES / "@foundry-rs/anvil-linux-amd64/bin/anvil"
+    runs_here = platform.system() == "Linux" and platform.machine() == "x86_64"
+    return _on_path("anvil") or (binary if runs_here and binary.is_file() else None)
 
 
 def _npm_package(name: str) -> Path | None:
