@@ -130,4 +130,5 @@ def _is_table(value: Any) -> bool:
 
 
 def _value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and their lists read the same in TOML
+    # Strings, numbers, booleans and their lists read the same in JSON and TOML, but for one control character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -139,7 +139,7 @@ async def _assemble(site: _Site) -> Devnet:
 
     async def prepare_chain() -> None:
         nonlocal deployment, roster
-        roster = await trio.to_thread.run_sync(plan_roster, site.folder, site.chain.accounts, site.options.keepers)
+        roster = await plan_roster(site.folder, site.chain.accounts, site.options.keepers)
         deployment = await _deploy(site, roster)
         await _register(site, roster, deployment)
 

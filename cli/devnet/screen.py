@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+import sys
 from collections import deque
+from collections.abc import AsyncIterator
 
+import structlog
 import trio
 from rich.console import Console
 from rich.live import Live
@@ -25,17 +29,25 @@ _NOTICES = 5
 
 async def run(options: DevnetOptions, *, demo: bool, console: Console) -> None:
     """Runs until SIGINT, SIGTERM or SIGHUP, then returns when everything is gone. Raises as `open_devnet` does."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_until_signal, nursery.cancel_scope)
-        async with open_devnet(options, lambda text: _print(console, text)) as devnet:
-            await _show(devnet, demo=demo, console=console)
-
-
-async def _until_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+    quiet_logs()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        task_status.started()
-        async for _ in signals:
-            scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
+            async with open_devnet(options, lambda text: _print(console, text)) as devnet:
+                await _show(devnet, demo=demo, console=console)
+
+
+async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+def quiet_logs() -> None:
+    """Only warnings and worse, on stderr: the steps that matter here are told as lines of text."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def _print(console: Console, text: str) -> None:

@@ -143,11 +143,11 @@ def _events(task: TaskSeen) -> Iterable[tuple[str, str]]:
         yield f"due {task.performer}", f"given to {task.performer}, due at second {task.due_ms // 1000}"
     for stage, word in STAGES:
         millis = task.after_due(stage)
-        if millis is None or (stage == "voted" and "certified" not in task.stages):  # votes still come in
+        if millis is None:
             continue
         detail = {
             "sent": f" {task.execution_tx}",
-            "voted": f" by {_votes(task)}",
+            "aggregated": f", votes {_votes(task)}",
             "certified_sent": f" {task.validation_tx}",
         }.get(stage, "")
         yield stage, f"{word} {millis} ms after its second{detail}"

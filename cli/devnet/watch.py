@@ -19,11 +19,14 @@ STAGES: tuple[tuple[str, str], ...] = (
     ("sent", "sent"),
     ("mined", "mined"),
     ("recorded", "seen"),
-    ("voted", "attested"),
+    ("aggregated", "attested"),
     ("certified_sent", "certified"),
     ("certified", "verified"),
 )
-"""The stages of a task after its due second, in order: the trail's name, and the word for people."""
+"""The stages of a task after its due second, in order: the trail's name, and the word for people.
+
+`recorded`: a keeper has seen the execution in the hub; `aggregated`: an aggregator holds a quorum of verified votes.
+"""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,6 @@ class Watch:
         facts, stages = trail.get("facts", {}), trail.get("stages", {})
         task.due_ms = task.due_ms or int(facts.get("due", 0)) * 1000
         for stage, at in stages.items():
-            if stage == "voted":
-                continue  # the quorum's, below: a committee has attested when enough of it have voted
             task.stages[stage] = min(at, task.stages.get(stage, at))
         if facts.get("role") == "performer":
             task.performer = keeper.place.name
@@ -126,7 +127,6 @@ class Watch:
         if "voted" in stages:
             keeper.attested.add(task.task_id)
             task.votes[keeper.place.name] = str(facts.get("verdict", "?"))
-            task.stages["voted"] = max(stages["voted"], task.stages.get("voted", 0))
         task.validation_tx = facts.get("validation_tx", task.validation_tx)
 
     async def _ask_coordinator(self) -> None:

@@ -1,0 +1,1 @@
+"""What `make bench` measures, on this machine and now."""
