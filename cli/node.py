@@ -14,7 +14,7 @@ from cli.program import ReadyFile, run_until_signal, says_what_is_wrong
 from consensus import bls, ecdsa
 from consensus.errors import Misconfigured
 from node.app import VERSION, run_node
-from node.infra import keystore
+from node.infra.keystore import create_bls, create_operator, read_password
 from node.infra.settings import NodeSettings, load
 from node.infra.telemetry import configure_logging
 
@@ -58,7 +58,7 @@ def keys_create(
     settings = load(config, NodeSettings)
     if settings.keys is None:
         raise Misconfigured("keys", "missing: add the table [keys] with operator, bls and password_file")
-    password = keystore.read_password(settings.keys.password_file)
+    password = read_password(settings.keys.password_file)
     operator, bls_secret = secrets.token_bytes(32), bls.secret_from_seed(secrets.token_bytes(32))
     key = bls.public_key(bls_secret)
     for path in (settings.keys.operator, settings.keys.bls):
@@ -67,8 +67,8 @@ def keys_create(
 
     async def create() -> None:
         assert settings.keys is not None
-        await keystore.create_operator(settings.keys.operator, operator, password)
-        await keystore.create_bls(settings.keys.bls, bls_secret, password, public_key=key)
+        await create_operator(settings.keys.operator, operator, password)
+        await create_bls(settings.keys.bls, bls_secret, password, public_key=key)
 
     trio.run(create)
     typer.echo(f"operator  {to_checksum_address(ecdsa.address_of(operator))}")

@@ -8,12 +8,15 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import trio
 import typer
 
-from consensus.errors import Misconfigured, TriggerXError
+from consensus.errors import Misconfigured, TriggerXError, first_of
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # its stubs, which libp2p brings along, shadow trio's own types
 
 ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", help="JSON written when the program does its work.", show_default=False)
@@ -37,7 +40,7 @@ def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Await
         if ready_file is not None:
             write_ready(ready_file, facts)
 
-    async def until_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+    async def until_signal(scope: trio.CancelScope, *, task_status: TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             async for _ in signals:
@@ -59,21 +62,12 @@ def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Await
 
 
 def says_what_is_wrong(app: typer.Typer) -> None:
-    """Runs the command; an error of the operator's is one plain line and exit code 2, any other named one exit code 1."""
+    """Runs the command. An error with a name is one plain line: exit code 2 for the operator's to mend, 1 for any other."""
     try:
         app(standalone_mode=True)
-    except Misconfigured as error:
-        print(f"error: {error.detail}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except TriggerXError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
-    except BaseExceptionGroup as group:
-        named, rest = group.split(TriggerXError)
-        if named is None or rest is not None:
+    except (TriggerXError, BaseExceptionGroup) as error:
+        cause = first_of(error)
+        if not isinstance(cause, TriggerXError):
             raise
-        error: BaseException = named
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        print(f"error: {error.detail if isinstance(error, Misconfigured) else error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2 if isinstance(error, Misconfigured) else 1)
+        print(f"error: {cause.detail if isinstance(cause, Misconfigured) else cause}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(cause, Misconfigured) else 1)

@@ -47,3 +47,10 @@ class Invalid(TriggerXError):
         self.field = field
         self.problem = problem
         self.remedy = remedy
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first exception in (nested) groups: nurseries wrap what happened inside them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

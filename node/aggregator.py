@@ -84,7 +84,8 @@ class Aggregator:
         ballot = self._ballots[round_.key] = _Ballot(round_)
         try:
             for member in round_.committee.members:
-                vote = self._early.get(member.address, {}).pop(round_.key, None)
+                early = self._early.get(member.address)
+                vote = early.pop(round_.key, None) if early is not None else None
                 if vote is not None and vote.execution == round_.execution:
                     ballot.add(vote, member.address)
             while True:

@@ -15,12 +15,12 @@ from eth_utils.address import to_checksum_address
 
 from consensus.errors import Transient
 from node.duties import DutySettings
-from node.infra import keystore
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
 from node.infra.evm import EvmChain, open_chain
 from node.infra.evm_wallet import EvmWallet
 from node.infra.http import open_server
+from node.infra.keystore import load_bls, load_operator, read_password
 from node.infra.observe import Observer, Registry
 from node.infra.rpc import Rpc, open_rpc
 from node.infra.secret import Secret
@@ -136,8 +136,8 @@ async def reach_chain(settings: ChainSettings, rpc: Rpc) -> EvmChain:
 
 async def load_keys(keys: KeySettings) -> tuple[Secret[bytes], Secret[int]]:
     """Operator and BLS secret out of their keystores."""
-    password = keystore.read_password(keys.password_file)
-    return await keystore.load_operator(keys.operator, password), await keystore.load_bls(keys.bls, password)
+    password = read_password(keys.password_file)
+    return await load_operator(keys.operator, password), await load_bls(keys.bls, password)
 
 
 def host_config(mesh: MeshSettings) -> HostConfig:

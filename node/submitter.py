@@ -20,7 +20,7 @@ class Submitter:
         self._tracker = tracker
 
     async def submit(self, certificate: Certificate) -> None:
-        """Sends the certificate; the wallet refuses one for a settled task. A refusal is logged with its reason: another rank may try."""
+        """Sends the certificate; the wallet refuses one for a settled task. Other refusals are logged: another rank may try."""
         try:
             prepared = await self._wallet.prepare_certificate(certificate)
             await self._send(certificate.task_id, "certified", prepared)

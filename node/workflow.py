@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from consensus import rules
-from consensus.errors import Failed, Ignore, Reject, Transient, TriggerXError
+from consensus.errors import Failed, Ignore, Reject, Transient, TriggerXError, first_of
 from consensus.messages import Acknowledgement, CheckIn, Execution, Refusal, Task, Uint256, Vote
 from node.aggregator import Aggregator
 from node.duties import Attender, DutySettings
@@ -24,6 +25,9 @@ from node.submitter import Submitter
 from node.tracker import Tracker
 from p2p.network import Network, PeerId
 from p2p.topics import ANSWERS, CHECK_INS, EXECUTIONS, TASKS, VOTES, Answer, Taken
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # its stubs, which libp2p brings along, shadow trio's own types
 
 _log = structlog.get_logger(__name__)
 
@@ -97,7 +101,7 @@ class Keeper:
             settings=p.duties,
         )
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until cancelled."""
         p = self._parts
         async with (
@@ -178,7 +182,8 @@ class Keeper:
             if patience.cancelled_caught:
                 raise Failed("NOT_SETTLED", "neither certified nor expired in the time of all rounds")
         except* (Failed, Transient) as group:
-            error = _first(group)
+            error = first_of(group)
+            assert isinstance(error, Failed | Transient)  # all that `except*` lets in
             await p.journal.close_task(task.task_id, task.authorisation.attempt, error.code)
             p.tracker.end(task.task_id, error.code, detail=error.detail)
             await self._refuse(task, publisher, error)
@@ -301,10 +306,3 @@ class Keeper:
                 await p.network.publish(CHECK_INS, check_in)
             await trio.sleep(p.checkin_interval)
 
-
-def _first(group: BaseExceptionGroup[Failed | Transient]) -> Failed | Transient:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Failed | Transient)
-    return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -12,6 +13,9 @@ from consensus.codec import Domain
 from consensus.errors import Transient
 from node.infra.chain import Chain, ChainEvent, Head, Keeper, RegistryChanged, TaskExpired, TaskValidated
 from p2p.topics import TASKS
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # its stubs, which libp2p brings along, shadow trio's own types
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +69,7 @@ class Observer:
         self._dispatchers = dispatchers
 
     async def run(
-        self, on_events: OnEvents | None = None, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, on_events: OnEvents | None = None, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Follows the chain for ever; started once the registry has been read. `on_events` sees every batch, in order."""
         while True:
