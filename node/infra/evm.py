@@ -68,7 +68,7 @@ async def open_chain(settings: ChainSettings, rpc: Rpc, *, first_block: int = 0)
     """The chain of `settings`, its contracts' constants read once.
 
     `first_block` is where the search for the hub's dispatchers begins: the block of the contracts' deployment.
-    Raises `Transient` when no RPC answers, `Misconfigured` (`chain.contracts...`) for addresses that are not one set of contracts.
+    Raises `Transient` when no RPC answers, `Misconfigured` (`chain.contracts...`) for addresses that are no set of contracts.
     """
     reader = Reader(rpc)
     hub, center = settings.contracts.hub, settings.contracts.attestation_center
@@ -207,16 +207,20 @@ class EvmChain:
         )
 
     async def transaction(self, tx_hash: bytes) -> Transaction | None:
-        found = await self.reader.call("eth_getTransactionByHash", [hex_of(tx_hash)])
+        # Both: just after a block some nodes (anvil) still answer the first from their pool, without a block.
+        found, receipt = await self.reader.batch(
+            [("eth_getTransactionByHash", [hex_of(tx_hash)]), ("eth_getTransactionReceipt", [hex_of(tx_hash)])]
+        )
         if found is None:
             return None
         try:
+            block = receipt["blockNumber"] if receipt else found["blockNumber"]
             return Transaction(
                 hash=tx_hash,
                 sender=bytes.fromhex(found["from"][2:]),
                 to=bytes.fromhex(found["to"][2:]) if found["to"] else None,
                 input=bytes.fromhex(found["input"][2:]),
-                block_number=int(found["blockNumber"], 16) if found["blockNumber"] else None,
+                block_number=int(block, 16) if block else None,
             )
         except (KeyError, TypeError, ValueError):
             raise Transient("RPC_ERROR", "a malformed transaction") from None
