@@ -1,7 +1,7 @@
 """JSON-RPC to an EVM over HTTP: several endpoints in order, one answer, and errors that say who failed.
 
-Why no web3 provider here: measured against anvil with six processes on two cores, web3's AsyncHTTPProvider behind the
-asyncio thread takes 2.5 ms a call (p50) and 0.85 ms of CPU, httpcore directly on trio 1.2 ms and 0.41 ms.
+Why no web3 provider: measured against anvil with six processes on two busy cores, web3's AsyncHTTPProvider behind the
+asyncio thread takes 10.5 ms a call (p50) and 1.7 ms of CPU, this module 0.4 to 2.4 ms and 0.6 ms; alone 0.56 and 0.40 ms.
 """
 
 from __future__ import annotations
