@@ -130,6 +130,12 @@ def test_the_readme_has_a_row_for_every_folder():
     assert folders <= rows
 
 
+def test_the_page_for_developers_has_a_row_for_every_folder_of_tests():
+    text = (ROOT / "docs/development.md").read_text()
+    rows = set(re.findall(r"`tests/(\w+)/`", text))
+    assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("__")} <= rows
+
+
 def test_the_python_versions_are_the_same_everywhere():
     project = PROJECT["project"]
     versions = [c.rsplit(" ", 1)[1] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)]
