@@ -38,6 +38,7 @@ def chain_table(deployment: Deployment, name: str, rpc_url: str, ws_url: str | N
             "keeper_registry": deployment.keeper_registry,
             "job_registry": deployment.job_registry,
             "gas_registry": deployment.gas_registry,
+            "since_block": deployment.block,
         },
     }
 

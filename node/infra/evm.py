@@ -64,10 +64,8 @@ class Tariff:
         return (gas + self.overhead_gas + self.data_gas * call_bytes + share) * price + self.unit * size + service_fee
 
 
-async def open_chain(settings: ChainSettings, rpc: Rpc, *, first_block: int = 0) -> EvmChain:
+async def open_chain(settings: ChainSettings, rpc: Rpc) -> EvmChain:
     """The chain of `settings`, its contracts' constants read once.
-
-    `first_block` is where the search for the hub's dispatchers begins: the block of the contracts' deployment.
     Raises `Transient` when no RPC answers, `Misconfigured` (`chain.contracts...`) for addresses that are no set of contracts.
     """
     reader = Reader(rpc)
@@ -89,20 +87,20 @@ async def open_chain(settings: ChainSettings, rpc: Rpc, *, first_block: int = 0)
         contracts.UNIT,
     )
     answers = await reader.views([*(View(hub, each) for each in constants), View(center, contracts.ROUND_SECONDS)])
-    return EvmChain(settings, reader, Tariff(*(answer[0] for answer in answers)), first_block)
+    return EvmChain(settings, reader, Tariff(*(answer[0] for answer in answers)))
 
 
 class EvmChain:
     """`Chain` over JSON-RPC. Epochs are cached; everything else is read when asked for, in one round trip where it can be."""
 
-    def __init__(self, settings: ChainSettings, reader: Reader, tariff: Tariff, first_block: int) -> None:
+    def __init__(self, settings: ChainSettings, reader: Reader, tariff: Tariff) -> None:
         c = settings.contracts
         self._domain = Domain(settings.id, c.hub, c.attestation_center, c.keeper_registry)
         self._contracts = c
         self._confirmations = settings.confirmations
         self._poll_s = settings.poll_interval_ms / 1000
         self._decoder = EventDecoder(self._domain, c.job_registry)
-        self._dispatchers = _Dispatchers(reader, c.hub, first_block)
+        self._dispatchers = _Dispatchers(reader, c.hub, c.since_block)
         self.reader = reader
         self.tariff = tariff
         self.epochs = EpochReader(reader, c.keeper_registry)

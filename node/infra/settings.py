@@ -116,6 +116,7 @@ class ContractSettings(Settings):
     keeper_registry: Address = Field(description="Address of the KeeperRegistry.", examples=[_example_address(0xA3)])
     job_registry: Address = Field(description="Address of the JobRegistry.", examples=[_example_address(0xA4)])
     gas_registry: Address = Field(description="Address of the TriggerGasRegistry.", examples=[_example_address(0xA5)])
+    since_block: int = Field(0, ge=0, description="Block of their deployment: older ones are not searched for events.")
 
 
 class ChainSettings(Settings):

@@ -82,7 +82,7 @@ class AnvilWorld:
         return self.evm
 
     async def open(self) -> None:
-        self.evm = await open_chain(self.settings(), self.line, first_block=self.deployment.block)
+        self.evm = await open_chain(self.settings(), self.line)
 
     def settings(self, confirmations: int = 0) -> ChainSettings:
         d = self.deployment
@@ -98,6 +98,7 @@ class AnvilWorld:
                 keeper_registry=bytes_of(d.keeper_registry),
                 job_registry=bytes_of(d.job_registry),
                 gas_registry=bytes_of(d.gas_registry),
+                since_block=d.block,
             ),
         )
 
