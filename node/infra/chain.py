@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """An operator as the KeeperRegistry holds it now; `key` is its BLS key, 48 bytes. Whether it may be drawn is the epoch's matter."""
+    """An operator as the KeeperRegistry holds it now; `key` is its BLS key, 48 bytes. The epoch says whether it is drawn."""
 
     id: int
     address: bytes
@@ -210,7 +210,10 @@ class Wallet(Protocol):
     async def send(self, prepared: Prepared) -> bytes: ...
 
     async def sent(self, key: str) -> bytes | None:
-        """Hash of the transaction sent earlier under `key` (`execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`), this run or a former one."""
+        """Hash of the transaction sent under `key`, in this run or a former one.
+
+        Keys are `execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`, `expire:<task_id>`.
+        """
         ...
 
     async def mined(self, tx_hash: bytes) -> Mined:
@@ -245,7 +248,7 @@ class Chain(Protocol):
         ...
 
     async def quote(self, level: int, gas_limit: int) -> int:
-        """Upper bound in wei of what the hub charges for one execution of `gas_limit` inner gas at today's gas price, with margin."""
+        """Upper bound in wei of the hub's charge for one execution of `gas_limit` inner gas at today's gas price, with margin."""
         ...
 
     async def dispatchers(self) -> frozenset[bytes]: ...
@@ -265,7 +268,7 @@ class Chain(Protocol):
         ...
 
     async def estimate_call(self, target: bytes, call: bytes) -> int:
-        """Gas that `target` needs for `call` when the hub calls it. Raises `Failed` with code CALL_REVERTS and the revert's reason."""
+        """Gas that `target` needs for `call` when the hub calls it. Raises `Failed` (`CALL_REVERTS` and the reason)."""
         ...
 
     def follow(self, from_block: int) -> AbstractAsyncContextManager[EventFeed]:

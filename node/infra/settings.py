@@ -185,13 +185,6 @@ class AggregatorSettings(Settings):
     rank_interval_s: float = Field(
         default=2.0, gt=0, le=600, description="Seconds after which the next-ranked aggregator steps in."
     )
-    round_s: float | None = Field(
-        default=None,
-        gt=0,
-        le=86_400,
-        description="Seconds a committee has; unset, the AttestationCenter's ROUND_SECONDS.",
-        examples=[30.0],
-    )
 
 
 class NodeSettings(Settings):

@@ -50,7 +50,7 @@ FilePath = Annotated[Path, PlainValidator(_from_folder)]
 
 @dataclass(frozen=True, slots=True)
 class OptionRow:
-    """One option as docs/configuration.md shows it. `default` is TOML, or empty where the option is required."""
+    """One option as docs/configuration.md shows it. `default` is TOML, `unset`, or empty where the option is required."""
 
     key: str
     type: str
@@ -110,7 +110,8 @@ def option_rows(model: type[Settings], prefix: str = "") -> list[OptionRow]:
         if inner is not None:
             rows += option_rows(inner, f"{prefix}{name}{'[]' if is_list else ''}.")
         else:
-            default = "" if field.is_required() else _toml(field.get_default(call_default_factory=True))
+            value = None if field.is_required() else field.get_default(call_default_factory=True)
+            default = "" if field.is_required() else "unset" if value is None else _toml(value)
             rows.append(OptionRow(prefix + name, _type_name(field.annotation), default, field.description or ""))
     return rows
 
