@@ -242,7 +242,7 @@ class Libp2pNetwork:
         peer = connection.muxed_conn.peer_id.to_base58()
         self._changed.set()
         if self.refused(peer) or (self._stranger(peer) and self._strangers() > self._config.max_strangers):
-            log.info("connection_refused", peer=peer, lied=self.refused(peer))
+            log.debug("connection_refused", peer=peer, lied=self.refused(peer))
             self._nursery.start_soon(connection.close)
 
     def _stranger(self, peer: PeerId) -> bool:

@@ -21,7 +21,9 @@ OUTBOX_FRAMES = 1024  # a burst of 200 messages with their forwards, five times 
 OUTBOX_BYTES = 8 * 1024 * 1024
 WRITE_BATCH_BYTES = 48 * 1024  # below one Noise packet and one Yamux frame of 64 KiB
 CONTROL_ENTRIES = 64
-CONTROL_IDS = 1024
+CONTROL_IDS = 256
+REPLAY_SECONDS = 2.0
+REPLAY_TOPICS = 256  # a connection
 FLOOD_TO = 16
 """A message of our own goes straight to this many subscribers, not only along the mesh: one hop is the latency that counts."""
 
@@ -53,6 +55,7 @@ class Outbox(RpcQueue):
         self._wake = trio.Event()
         self._ended = False
         self._counters = counters
+        self._replayed: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._frames)
@@ -67,6 +70,12 @@ class Outbox(RpcQueue):
         (self._urgent if priority else self._frames).append(data)
         self._bytes += len(data)
         self._wake.set()
+        return True
+
+    def may_replay(self, topic: str, now: float) -> bool:
+        if self._replayed.get(topic, -REPLAY_SECONDS) + REPLAY_SECONDS > now or len(self._replayed) >= REPLAY_TOPICS:
+            return False
+        self._replayed[topic] = now
         return True
 
     async def take(self) -> bytes | None:
@@ -150,12 +159,18 @@ class Router(GossipSub):
     async def emit_control_message(self, control_msg: rpc_pb2.ControlMessage, to_peer: ID) -> None:
         self.send_rpc(to_peer, rpc_pb2.RPC(control=control_msg), priority=True)
 
+    def remove_peer(self, peer_id: ID) -> None:
+        super().remove_peer(peer_id)
+        for backing_off in self.back_off.values():
+            backing_off.pop(peer_id, None)  # upstream remembers every peer that ever pruned us
+
     async def flush_pending_messages(self, peer_id: ID) -> None:
         """Nothing is ever pending: who subscribes late is served from the message cache."""
 
     async def send_recent_messages(self, peer_id: ID, topic: str) -> None:
+        """Once every few seconds at most: whoever joins and leaves in a circle does not get it all each time."""
         outbox = self.outbox(peer_id)
-        if outbox is None:
+        if outbox is None or not outbox.may_replay(topic, trio.current_time()):
             return
         for message in filter(None, map(self.mcache.get, self.mcache.window(topic))):
             outbox.push(rpc_pb2.RPC(publish=[message]))

@@ -17,7 +17,7 @@ from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
 from multiaddr import Multiaddr
 
-from p2p.framing import frame
+from p2p.framing import FrameReader, frame
 from p2p.network import Network, PeerId
 from p2p.upstream import build_host, dial
 
@@ -31,6 +31,8 @@ class Hostile:
     host: BasicHost
     key: KeyPair
     victim: ID
+    heard: list[rpc_pb2.RPC]
+    """What the victim has sent on its gossip stream."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -63,20 +65,22 @@ def rpc(*messages: rpc_pb2.Message) -> bytes:
     return frame(rpc_pb2.RPC(publish=messages).SerializeToString())
 
 
-async def _swallow(stream: INetStream) -> None:
-    with suppress(Exception):  # one that escapes would leave this host's connection half closed
-        while await stream.read(4096):
-            pass
-
-
 @asynccontextmanager
 async def hostile(victim: Network) -> AsyncIterator[Hostile]:
     key = create_new_key_pair()
     host = build_host(key, max_connections=8, announce=None)
-    host.set_stream_handler(PROTOCOL_ID_V11, _swallow)
+    heard: list[rpc_pb2.RPC] = []
+
+    async def listen(stream: INetStream) -> None:
+        reader = FrameReader(stream.read)
+        with suppress(Exception):  # one that escapes would leave this host's connection half closed
+            while True:
+                heard.append(rpc_pb2.RPC.FromString(await reader.next(2**20)))
+
+    host.set_stream_handler(PROTOCOL_ID_V11, listen)
     target = ID.from_base58(victim.peer_id)
     async with host.run([]):
         await dial(host, target, Multiaddr(victim.addresses[0]))
-        yield Hostile(host, key, target)
+        yield Hostile(host, key, target, heard)
         with trio.CancelScope(shield=True), trio.move_on_after(1):
             await host.get_network().close_peer(target)

@@ -43,10 +43,10 @@ def test_the_version_is_the_one_that_was_read() -> None:
         (
             gossip.Gossip,
             Pubsub,
-            {"subscribe_to", "publish_to", "_signed", "_handle", "_receive", "_judge", "_blame", "_count_lie"},
+            {"subscribe_to", "publish_to", "_signed", "_handle", "_pace", "_receive", "_judge", "_blame", "_count_lie"},
         ),
         (router.Router, GossipSub, {"outbox", "spread"}),
-        (router.Outbox, RpcQueue, {"push_frame", "take"}),
+        (router.Outbox, RpcQueue, {"push_frame", "may_replay", "take"}),
         (upstream.GuardedSwarm, Swarm, set()),
         (upstream.BufferedTransport, TCP, set()),
         (upstream.LeanUpgrader, TransportUpgrader, set()),
