@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import structlog
 import trio
 from libp2p.abc import IHost, INetStream
 from libp2p.crypto.keys import PublicKey
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
@@ -187,6 +188,9 @@ class Gossip(Pubsub):
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
+                self._forget_all_subscriptions(peer)
+            with trio.CancelScope(shield=True), trio.move_on_after(1), suppress(Exception):
+                await stream.close()  # the other side may have ended only its half
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
         lane = _Lane(stream.muxed_conn.peer_id, stream.muxed_conn.peer_id.to_base58())
@@ -306,10 +310,19 @@ class Gossip(Pubsub):
         change = rpc_pb2.RPC.SubOpts(subscribe=subscribe, topicid=topic_id)
         return rpc_pb2.RPC(subscriptions=[change]), change
 
+    def _forget_all_subscriptions(self, peer_id: ID) -> None:
+        """Upstream forgets them when our stream to the peer breaks, but they are as good as the peer's stream to us."""
+        if not (self._streams.get(peer_id) and self._peer_is_connected(peer_id)):
+            super()._forget_all_subscriptions(peer_id)
+
     async def _handle_new_peer(self, peer_id: ID) -> None:
         if peer_id in self.peers or self._standing.refused(peer_id.to_base58(), trio.current_time()):
             return
-        stream = await self.host.new_stream(peer_id, self.protocols)
+        try:
+            stream = await self.host.new_stream(peer_id, self.protocols)
+        except Exception as error:
+            # The only kind that upstream tries again: a negotiation that a busy machine let time out is not the end.
+            raise SwarmException(f"no gossip stream to {peer_id}: {error!r}") from error
         if peer_id in self.peers:  # the other end of a simultaneous dial was faster
             await stream.reset()
             return

@@ -230,6 +230,8 @@ class Libp2pNetwork:
             raise Transient("PEER_UNREACHABLE", f"{address}: {error!r}") from error
 
     async def _reach(self, peer: PeerId) -> None:
+        if self.refused(peer):
+            raise Transient("PEER_CUT_OFF", peer)
         for address in self._peers.addresses_of(peer):
             with suppress(Transient):
                 await self.dial(peer, address)

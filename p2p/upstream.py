@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 import trio
-from libp2p.abc import IMuxedConn, INetConn, IRawConnection, ISecureConn
+from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as new_noise_key
 from libp2p.custom_types import TProtocol
@@ -83,6 +83,12 @@ class GuardedSwarm(Swarm):
 
     async def notify_disconnected(self, conn: INetConn) -> None:
         await self._notify("disconnected", conn)
+
+    async def notify_opened_stream(self, stream: INetStream) -> None:
+        """Nobody listens, and upstream opens a nursery with a task a listener to tell them."""
+
+    async def notify_closed_stream(self, stream: INetStream) -> None:
+        stream._resource_released = True  # type: ignore[attr-defined]  # else upstream tells it again
 
 
 async def _do_nothing() -> None:

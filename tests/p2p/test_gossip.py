@@ -419,3 +419,20 @@ async def test_a_peer_that_reads_nothing_costs_a_bounded_queue_and_delays_nobody
                 await channel.receive()
         outbox = victim._gossip.mesh.outbox(ID.from_base58(deaf.peer_id))
         assert outbox is None or len(outbox) <= OUTBOX_FRAMES
+
+
+async def test_a_broken_stream_to_a_peer_does_not_forget_what_the_peer_told_on_its_own(tmp_path: Path) -> None:
+    async with libp2p_mesh(tmp_path, 2) as (a, b), b.subscribe(TEXT, accept, capacity=8) as channel:
+        await until(lambda: a.topic_peers(TEXT) == {b.peer_id})
+        b_id = ID.from_base58(b.peer_id)
+        for number in range(3):
+            await until(lambda: b_id in a._gossip.peers)
+            broken = a._gossip.peers[b_id]
+            await broken.reset()
+            await a.publish(TEXT, f"lost {number}")
+            await until(lambda old=broken: a._gossip.peers.get(b_id) not in (None, old))
+            await until(lambda: a.topic_peers(TEXT) == {b.peer_id})
+            await a.publish(TEXT, f"found {number}")
+            with trio.fail_after(5):
+                while (await channel.receive()).message != f"found {number}":
+                    pass
