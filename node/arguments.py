@@ -15,6 +15,7 @@ from eth_utils.address import is_checksum_address, to_checksum_address
 from consensus.codec import keccak
 from consensus.errors import Invalid
 from consensus.messages import MAX_CALL_BYTES
+from node.infra.nesting import check_nesting
 
 MAX_DEPTH = 16
 """Nesting of arrays and tuples in one type: far above any contract's, far below the interpreter's stack."""
@@ -49,6 +50,7 @@ class AbiType:
 def parse_json(text: str, field: str) -> Any:
     """JSON without loss: integers exact, other numbers as Decimal, no NaN, no repeated keys. Raises `Invalid` for `field`."""
     try:
+        check_nesting(text)
         return json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError:
         raise Invalid(field, "nested too deeply") from None

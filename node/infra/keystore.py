@@ -20,6 +20,7 @@ from eth_account import Account
 
 from consensus.bls import ORDER
 from consensus.errors import Misconfigured
+from node.infra.nesting import check_nesting
 from node.infra.secret import Secret
 
 SCRYPT_N = 262_144
@@ -223,6 +224,7 @@ def _read(path: Path, key: str) -> dict[str, Any]:
     except OSError as error:
         raise Misconfigured(key, f"cannot read {path} ({error.strerror}): `triggerx-node keys create` makes one") from error
     try:
+        check_nesting(content)
         document = json.loads(content) if len(content) <= _MAX_FILE else None
     except (ValueError, RecursionError):
         document = None

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from consensus.errors import Misconfigured, Transient, TriggerXError
+from node.infra.nesting import check_nesting
 
 log = structlog.get_logger(__name__)
 
@@ -170,6 +171,7 @@ class _Endpoint:
         if status in (401, 403, 429) or status >= 500:
             raise _UnusableError(f"HTTP {status}")
         try:
+            check_nesting(received)
             answer = msgspec.json.decode(received)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             raise _UnusableError(f"HTTP {status} without JSON") from None

@@ -14,6 +14,7 @@ import trio
 from cli.devnet.embedded.encoding import Json
 from cli.devnet.embedded.errors import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, RpcError
 from cli.devnet.embedded.methods import Methods
+from node.infra.nesting import check_nesting
 
 log = structlog.get_logger()
 
@@ -76,6 +77,7 @@ class RpcServer:
 
     def _answer(self, body: bytes) -> bytes:
         try:
+            check_nesting(body)
             request = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return _encode(_error(None, PARSE_ERROR, "Parse error"))
