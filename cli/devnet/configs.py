@@ -14,7 +14,7 @@ from node.infra.settings import CoordinatorSettings, NodeSettings, Settings, val
 LOCAL = "127.0.0.1"
 ANY_PORT = f"/ip4/{LOCAL}/tcp/0"
 
-POLL_MS = 50  # one machine: an RPC call takes a millisecond
+POLL_MS = 100  # at 50, half of what an idle keeper computes is looking at the head
 CHECKIN_S = 2.0
 RANK_INTERVAL_S = 2.0
 LOOKAHEAD_S = 5.0
