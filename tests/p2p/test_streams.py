@@ -142,22 +142,6 @@ async def test_a_liars_answer_is_blamed_on_it(tmp_path: Path) -> None:
             await asker.request(liar.peer_id, strict, "?")
 
 
-async def test_data_beyond_the_window_ends_the_connection(tmp_path: Path) -> None:
-    async def never(_message: str, _source: PeerId) -> str:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    async with libp2p_mesh(tmp_path, 2) as (victim, friend), victim.serve(ECHO, never), hostile(victim) as peer:
-        stream = await peer.stream()
-        await stream.write(HELLO + frame(b"hold"))
-        stream.muxed_stream.send_window = 2**32  # type: ignore[attr-defined]  # it does not keep to its credit
-        with suppress(Exception):
-            for _ in range(64):
-                await stream.write(b"x" * 60_000)
-        await until(lambda: not peer.connected)
-        assert friend.connected() == {victim.peer_id}
-
-
 async def test_a_request_to_a_peer_that_has_left_says_so_soon(tmp_path: Path) -> None:
     async with libp2p_mesh(tmp_path, 1) as (asker,):
         other = HostConfig(tmp_path / "other", listen=(LOOPBACK,), bootstrap=asker.addresses)
