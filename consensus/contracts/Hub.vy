@@ -208,6 +208,7 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
 
     counters: uint256 = self.counters + 1
     number: uint256 = counters & (2**64 - 1)
+    assert number <= record.NUMBER, "TaskNumbersExhausted"
     self.counters = counters
     head: uint256 = (
         record.PENDING

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -43,41 +44,39 @@ def chain() -> Iterator[Chain]:
             drain.wait(10)
 
 
+@dataclass
 class _Stage:
-    """A world kept as a snapshot: reverting costs milliseconds, building it seconds."""
+    """Two deployments on one chain, kept as one snapshot: reverting costs milliseconds, building them seconds."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.snapshot = world.chain.rpc("evm_snapshot")
+    chain: Chain
+    bare: World
+    staffed: World
+    snapshot: str
 
-    def fresh(self) -> World:
-        assert self.world.chain.rpc("evm_revert", self.snapshot)
-        self.snapshot = self.world.chain.rpc("evm_snapshot")
-        return self.world
-
-
-@pytest.fixture(scope="session")
-def _bare(chain: Chain) -> _Stage:
-    return _Stage(found(chain))
-
-
-@pytest.fixture
-def bare(_bare: _Stage) -> World:
-    """The contracts without operators."""
-    return _bare.fresh()
+    def rewind(self) -> None:
+        assert self.chain.rpc("evm_revert", self.snapshot)
+        self.snapshot = self.chain.rpc("evm_snapshot")
 
 
 @pytest.fixture(scope="session")
-def _staffed(_bare: _Stage) -> _Stage:
-    world = _bare.fresh()
+def stage(chain: Chain) -> _Stage:
+    bare, staffed = found(chain), found(chain)
     for i in range(1, 11):
-        world.register(i)
-    world.advance()
-    world.deposit(10**20)
-    return _Stage(world)
+        staffed.register(i)
+    staffed.advance()
+    staffed.deposit(10**20)
+    return _Stage(chain, bare, staffed, chain.rpc("evm_snapshot"))
 
 
 @pytest.fixture
-def world(_staffed: _Stage) -> World:
+def bare(stage: _Stage) -> World:
+    """The contracts without operators."""
+    stage.rewind()
+    return stage.bare
+
+
+@pytest.fixture
+def world(stage: _Stage) -> World:
     """Ten operators, ids 1 to 10, seated from the next block on; a user with 100 ether deposited."""
-    return _staffed.fresh()
+    stage.rewind()
+    return stage.staffed

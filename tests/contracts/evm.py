@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import httpx
 from eth_abi.abi import decode as abi_decode
 from eth_abi.abi import encode as abi_encode
 
+import consensus.contracts
 from consensus.codec import keccak
 from consensus.contracts import artifact
 
@@ -18,10 +20,11 @@ GAS = 16_000_000
 
 
 class Refused(Exception):
-    """A call or transaction that reverted. `reason` is empty when the EVM gave none."""
+    """A call or transaction that reverted. `reason` is empty when the EVM gave none, `gas` is what a mined one used."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, gas: int = 0) -> None:
         super().__init__(reason or message)
+        self.gas = gas
         self.reason = reason
         self.message = message
 
@@ -84,7 +87,7 @@ class Chain:
         while (raw := self.rpc("eth_getTransactionReceipt", tx_hash)) is None:  # mined at once, visible a moment later
             assert self.rpc("eth_getTransactionByHash", tx_hash) is not None, "the transaction was dropped"
         if raw["status"] != "0x1":
-            raise Refused("", f"reverted: {tx_hash}")
+            raise Refused("", f"reverted: {tx_hash}", int(raw["gasUsed"], 16))
         created = bytes.fromhex(raw["contractAddress"][2:]) if raw["contractAddress"] else None
         return Receipt(
             int(raw["gasUsed"], 16), int(raw["blockNumber"], 16), int(raw["effectiveGasPrice"], 16), raw["logs"], created
@@ -191,6 +194,14 @@ class Contract:
             return refused.reason or refused.message
         raise AssertionError(f"{function} was not refused")
 
+    def wasted(self, function: str, *args: Any, sender: bytes, value: int = 0, gas: int = GAS) -> int:
+        """The gas that a refused transaction used up; fails when it is not refused."""
+        try:
+            self.chain.send(sender, self.address, self.encode(function, *args), value, gas)
+        except Refused as refused:
+            return refused.gas
+        raise AssertionError(f"{function} was not refused")
+
     def events(self, receipt: Receipt, name: str) -> list[dict[str, Any]]:
         """The decoded events of that name that this contract logged."""
         found = []
@@ -207,3 +218,23 @@ class Contract:
             values.update({e["name"]: plain(e, v) for e, v in zip(others, decoded, strict=True)})
             found.append(values)
         return found
+
+
+@cache
+def built(name: str) -> tuple[Abi, bytes]:
+    """ABI and creation bytecode of one of this folder's sources."""
+    from vyper.cli.vyper_compile import compile_files
+
+    here = Path(__file__).parent / "sources"
+    contracts = Path(consensus.contracts.__file__).parent
+    output = compile_files([here / f"{name}.vy"], ["abi", "bytecode"], paths=[str(here), str(contracts)])
+    contract = next(iter(output.values()))
+    return read_abi(contract["abi"]), bytes.fromhex(contract["bytecode"][2:])
+
+
+def create(chain: Chain, name: str, sender: bytes) -> Contract:
+    """Deploys one of this folder's sources."""
+    abi, bytecode = built(name)
+    created = chain.send(sender, None, bytecode).created
+    assert created is not None
+    return Contract(chain, created, abi)

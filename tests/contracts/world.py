@@ -181,7 +181,7 @@ class World:
             "performer": performer,
             "spec": SPEC,
             "target": self.demo.address,
-            "selector": call[:4],
+            "selector": call[:4].ljust(4, b"\0"),
             "call_hash": keccak(call),
             "gas_limit": 200_000,
             "level": 0,
