@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", help="JSON written when the program does its work.", show_default=False)
 ]
 
+_RECURSION_LIMIT = 1000  # Python's own; py_ecc raises it to 100,000, which overflows the C stack before it is reached
 _GRACE_S = 5  # s, for an orderly end; what is on disk is safe without one
 
 
@@ -53,6 +55,9 @@ def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Await
             await nursery.start(until_signal, nursery.cancel_scope)
             nursery.start_soon(program, on_ready)
 
+    sys.setrecursionlimit(_RECURSION_LIMIT)
+    gc.collect()
+    gc.freeze()  # what is imported stays: a full collection over it would stop the loop for 100 ms
     try:
         trio.run(run)
     finally:

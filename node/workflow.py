@@ -305,4 +305,3 @@ class Keeper:
                 check_in: CheckIn = p.signer.check_in(served.chain.domain, p.network.peer_id, p.version, now)
                 await p.network.publish(CHECK_INS, check_in)
             await trio.sleep(p.checkin_interval)
-

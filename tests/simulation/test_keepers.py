@@ -180,7 +180,7 @@ async def test_without_a_quorum_the_fee_is_refunded_after_three_rounds(autojump_
 
 async def test_an_hour_with_one_keeper_lying_and_one_gone_loses_nothing(autojump_clock: MockClock) -> None:
     async with open_world(10) as world:
-        liar, gone, *honest = world.residents
+        liar, _gone, *honest = world.residents
         await world.start(liar, lying)
         for resident in honest:
             await world.start(resident)
