@@ -87,7 +87,7 @@ async def _live(heading: Heading, watch: Watch, notices: deque[str], console: Co
     with Live(console=console, auto_refresh=False, screen=False, vertical_overflow="crop") as live:
         while True:
             await watch.look()
-            live.update(render(heading, watch, notices), refresh=True)
+            live.update(render(heading, watch, list(notices), width=console.width, height=console.height), refresh=True)
             await trio.sleep(_LIVE_S)
 
 

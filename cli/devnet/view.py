@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from cli.devnet.watch import STAGES, TaskSeen, Watch
 
-TASKS_SHOWN = 12
+_MIN_TASKS, _MAX_TASKS = 3, 20
+_FIXED_LINES = 15  # heading, both tables' titles and rules, and the last line
+_WIDE = 116  # columns that the table of tasks takes with its transaction hashes
 _COLOURS = {
     "completed": "green",
     "certified": "green",
@@ -48,16 +51,27 @@ def heading_lines(heading: Heading) -> list[str]:
     ]
 
 
-def render(heading: Heading, watch: Watch, notices: Iterable[str]) -> RenderableType:
-    """The whole screen."""
-    parts: list[RenderableType] = [Text("\n".join(heading_lines(heading))), _keepers(watch), _tasks(watch)]
-    parts += [Text(notice, style="yellow") for notice in notices]
-    parts.append(Text("Ctrl-C ends the devnet and every process of it", style="dim"))
+def render(heading: Heading, watch: Watch, notices: Sequence[str], *, width: int, height: int) -> RenderableType:
+    """The whole screen, for a terminal of `width` columns and `height` lines."""
+    room = height - len(watch.keepers) - len(notices) - _FIXED_LINES
+    parts: list[RenderableType] = [
+        Text("\n".join(heading_lines(heading)), no_wrap=True, overflow="ellipsis"),
+        _keepers(watch),
+        _tasks(watch, max(_MIN_TASKS, min(room, _MAX_TASKS)), hashes=width >= _WIDE),
+        *(Text(notice, style="yellow") for notice in notices),
+        Text("Ctrl-C ends the devnet and every process of it", style="dim"),
+    ]
     return Group(*parts)
 
 
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+    )
+
+
 def _keepers(watch: Watch) -> Table:
-    table = Table(title="keepers", title_justify="left", title_style="bold", expand=False)
+    table = _table("keepers")
     for column in ("keeper", "address", "peer id", "online"):
         table.add_column(column, no_wrap=True)
     for column in ("peers", "performed", "attested"):
@@ -75,31 +89,30 @@ def _keepers(watch: Watch) -> Table:
     return table
 
 
-def _tasks(watch: Watch) -> Table:
-    table = Table(title="tasks: milliseconds after the due second", title_justify="left", title_style="bold", expand=False)
-    table.add_column("no.", justify="right")
+def _tasks(watch: Watch, count: int, *, hashes: bool) -> Table:
+    table = _table("tasks: milliseconds after the due second")
+    table.add_column("no.", justify="right", no_wrap=True)
     for column in ("performer", "state"):
         table.add_column(column, no_wrap=True)
     for _, word in STAGES:
-        table.add_column(word, justify="right")
-    for column in ("votes", "execution tx", "certificate tx", "on chain"):
+        table.add_column(word, justify="right", no_wrap=True)
+    for column in ("votes", *(("execution", "certificate") if hashes else ()), "on chain"):
         table.add_column(column, no_wrap=True)
-    for task in _newest(watch):
+    for task in _newest(watch, count):
         table.add_row(
             task.number,
             task.performer,
             Text(task.status + (f" {task.error}" if task.error else ""), style=_COLOURS.get(task.status, "")),
             *(_millis(task, stage) for stage, _ in STAGES),
             _votes(task),
-            short(task.execution_tx, 8, 4),
-            short(task.validation_tx, 8, 4),
+            *((short(task.execution_tx), short(task.validation_tx)) if hashes else ()),
             Text(task.verdict, style="green" if task.verdict == "accepted" else "red"),
         )
     return table
 
 
-def _newest(watch: Watch) -> list[TaskSeen]:
-    return sorted(watch.tasks.values(), key=lambda task: (task.due_ms, task.task_id))[-TASKS_SHOWN:]
+def _newest(watch: Watch, count: int) -> list[TaskSeen]:
+    return sorted(watch.tasks.values(), key=lambda task: (task.due_ms, task.task_id))[-count:]
 
 
 def _millis(task: TaskSeen, stage: str) -> str:

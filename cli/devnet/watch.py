@@ -87,11 +87,14 @@ class Watch:
         self.tasks: dict[str, TaskSeen] = {}
 
     async def look(self) -> None:
-        """One round of questions, all at once; whoever does not answer counts as offline."""
+        """One round of questions: to all keepers at once, then to the coordinator about their tasks.
+
+        A keeper that does not answer counts as offline.
+        """
         async with trio.open_nursery() as nursery:
             for keeper in self.keepers:
                 nursery.start_soon(self._ask_keeper, keeper)
-            nursery.start_soon(self._ask_coordinator)
+        await self._ask_coordinator()
         while len(self.tasks) > KEPT_TASKS:
             del self.tasks[next(iter(self.tasks))]
 

@@ -167,5 +167,5 @@ def test_a_terminal_shows_tables_of_keepers_and_tasks(tmp_path):
         process.wait()
         os.close(ours)
     text = shown.decode(errors="replace")
-    for word in ("keeper-1", "performed", "milliseconds after the due second", "certificate tx"):
+    for word in ("keeper-1", "performed", "milliseconds after the due second", "certificate"):
         assert word in text
