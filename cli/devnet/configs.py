@@ -13,6 +13,7 @@ from node.infra.settings import CoordinatorSettings, NodeSettings, Settings, val
 
 LOCAL = "127.0.0.1"
 ANY_PORT = f"/ip4/{LOCAL}/tcp/0"
+STATUS = {"host": LOCAL, "port": 0}
 
 POLL_MS = 100  # at 50, half of what an idle keeper computes is looking at the head
 CHECKIN_S = 2.0
@@ -47,20 +48,20 @@ def _common(bootstrap: str | None) -> dict[str, Any]:
     return {
         "data_dir": "data",
         "mesh": {"listen": ANY_PORT, "identity": "identity.key", **({"bootstrap": [bootstrap]} if bootstrap else {})},
-        "status": {"host": LOCAL, "port": 0},
         "log": {"level": "info", "format": "json"},
     }
 
 
 def bootstrap_config() -> dict[str, Any]:
     """A peer that others meet through: no keys, no chain."""
-    return {"role": "bootstrap", **_common(None)}
+    return {"role": "bootstrap", "status": STATUS, **_common(None)}
 
 
 def keeper_config(chain: Mapping[str, Any], bootstrap: str) -> dict[str, Any]:
     """A keeper whose keys lie beside the file, as `keystores` writes them."""
     return {
         "role": "keeper",
+        "status": STATUS,
         "checkin_interval_s": CHECKIN_S,
         **_common(bootstrap),
         "keys": {"operator": "operator.json", "bls": "bls.json", "password_file": "password"},
@@ -94,14 +95,10 @@ def write(path: Path, document: Mapping[str, Any], model: type[NodeSettings] | t
 def pinned(document: Mapping[str, Any], ready: Mapping[str, Any]) -> dict[str, Any]:
     """The document with the ports that the program took, so that it takes the same ones when it is started again."""
     listen = str(ready["addresses"][0]).partition("/p2p/")[0]
-    fixed = {
-        **document,
-        "mesh": {**document["mesh"], "listen": listen},
-        "status": {**document["status"], "port": port_of(ready["status_url"])},
-    }
-    if "api_url" in ready:
-        fixed["api"] = {**document["api"], "port": port_of(ready["api_url"])}
-    return fixed
+    fixed = {**document, "mesh": {**document["mesh"], "listen": listen}}
+    if "api_url" in ready:  # the coordinator answers for its health where its API is
+        return {**fixed, "api": {**document["api"], "port": port_of(ready["api_url"])}}
+    return {**fixed, "status": {**document["status"], "port": port_of(ready["status_url"])}}
 
 
 def port_of(url: str) -> int:

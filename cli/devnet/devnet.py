@@ -33,6 +33,7 @@ SEAT_STAKE = 10**18
 UNIT = 10**12
 """Wei an attestation earns."""
 
+COORDINATOR = "coordinator"
 CHILD_READY_S = 60.0  # seven Python programs start at once on two cores
 MESH_S = 60.0
 _LOOK_S = 0.1
@@ -159,13 +160,13 @@ async def _assemble(site: _Site) -> Devnet:
         started[name] = await site.program(name, module, document)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(start, "coordinator", "cli.coordinator", configs.coordinator_config(table, address))
+        nursery.start_soon(start, COORDINATOR, "cli.coordinator", configs.coordinator_config(table, address))
         for keeper in roster.keepers:
             nursery.start_soon(start, keeper.name, "cli.node", configs.keeper_config(table, address))
 
     site.say("waiting for the mesh")
     await _mesh_formed(site, roster, started)
-    api_key = await _api_key(site, started["coordinator"].config)
+    api_key = await _api_key(site, started[COORDINATOR].config)
     content = _ready_content(site, deployment, roster, bootstrap, started, api_key)
     site.file.write(content)
     site.say(f"ready: {site.file.path}")
@@ -216,7 +217,7 @@ async def _register(site: _Site, roster: Roster, deployment: Deployment) -> None
 
 
 async def _mesh_formed(site: _Site, roster: Roster, started: Mapping[str, _Started]) -> None:
-    """Returns when every program calls itself ready and every keeper is connected to all others and to the coordinator."""
+    """Returns when every program calls itself ready, everybody is connected to all others, and every keeper has checked in."""
     everybody = {str(each.said["peer_id"]) for each in started.values()}
     lacking = "nobody answered"
     with trio.move_on_after(MESH_S):
@@ -244,11 +245,13 @@ async def _lacking(client: httpx.AsyncClient, started: Mapping[str, _Started], e
         missing = everybody - {str(each.said["peer_id"])} - set(status["peers"])
         if missing:
             return f"{name} does not see {len(missing)} of its {len(everybody) - 1} peers"
+        if name == COORDINATOR and status["active_keepers"] < len(started) - 1:
+            return f"{status['active_keepers']} of {len(started) - 1} keepers have checked in"
     return ""
 
 
 async def _api_key(site: _Site, config: Path) -> str:
-    command = python_module("cli.coordinator", "keys", "create", "--config", str(config), "--name", "devnet")
+    command = python_module("cli.coordinator", "keys", "create", "--config", str(config), "--owner", "devnet")
     return await site.processes.output(command, CHILD_READY_S)
 
 
@@ -260,7 +263,7 @@ def _ready_content(
     started: Mapping[str, _Started],
     api_key: str,
 ) -> dict[str, Any]:
-    coordinator = started["coordinator"]
+    coordinator = started[COORDINATOR]
     return {
         "coordinator_url": coordinator.said["api_url"],
         "api_key": api_key,

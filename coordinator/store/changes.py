@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from consensus.lifecycle import TaskState, may_follow
+from consensus.lifecycle import REASONS, TaskState, may_follow
 from coordinator.store.records import ACTIVE, Job, JobStatus, Task, TaskChange
 
 _COPIED = tuple(f.name for f in fields(TaskChange) if f.name not in ("task_id", "path", "stages", "reason", "detail"))
 
+_CHAIN_SAYS = {TaskState.EXECUTED, TaskState.CERTIFIED, TaskState.REJECTED}
+_EXECUTED = (TaskState.EXECUTED, TaskState.ATTESTED)
+
 
 def changed(task: Task, change: TaskChange) -> Task | None:
-    """The task after the change, or None when the lifecycle does not let it go there, or it has been there."""
-    state = task.state
-    for step in change.path:
+    """The task after the change, or None when the lifecycle does not let it go there, or it tells nothing new."""
+    if task.accepted is not None and _CHAIN_SAYS & set(change.path):
+        return None  # certified or rejected: nothing on chain follows, it can only be told again
+    state, path = task.state, change.path
+    if path == (TaskState.EXECUTED,) and state in _EXECUTED:
+        path = ()  # told again, perhaps of another block after a reorganisation
+    for step in path:
         if not may_follow(state, step):
             return None
         state = step
-    if TaskState.EXECUTED in change.path and task.number is not None:
-        return None  # the same event again, after its certificate failed the task
-    if change.accepted is not None and task.accepted is not None:
-        return None
+    reason, detail = change.reason, change.detail
+    if state is TaskState.CERTIFIED:  # the last word on chain: what remains is whether the user's call worked
+        state = TaskState.COMPLETED
+        if task.successful is False:
+            state, reason = TaskState.FAILED, "INNER_CALL_FAILED"
+            detail = REASONS[reason].text
     news = {name: value for name in _COPIED if (value := getattr(change, name)) is not None}
-    return replace(
+    after = replace(
         task,
         state=state,
-        reason=change.reason,
-        detail=change.detail,
+        reason=reason,
+        detail=detail,
         stages={**change.stages, **task.stages},  # the first time something was seen is when it happened
         **news,
     )
+    return None if after == task else after
 
 
 def job_after(job: Job, before: Task, after: Task, now: int) -> Job:

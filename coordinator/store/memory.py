@@ -56,21 +56,15 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return self._jobs.get(job_id)
 
-    async def jobs(self, *, key_owner: bytes, owner: bytes | None = None) -> Sequence[Job]:
+    async def jobs(self, *, key_owner: str, owner: bytes | None = None) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
         return [j for j in self._jobs.values() if j.key_owner == key_owner and owner in (None, j.owner)]
 
     async def planned(self, after: int | None, limit: int) -> Sequence[Planned]:
         await trio.lowlevel.checkpoint()
-        active = sorted(
-            (j for j in self._jobs.values() if j.active and j.next_due is not None), key=lambda j: str(j.id)
-        )  # as text, in which ids are stored
         start = "" if after is None else str(after)
-        return [
-            Planned(j.id, j.trigger, j.created_at, j.time_frame, j.next_due)
-            for j in active
-            if str(j.id) > start and j.next_due is not None
-        ][:limit]
+        planned = (p for j in self._jobs.values() if str(j.id) > start and (p := j.planned) is not None)
+        return sorted(planned, key=lambda p: str(p.job_id))[:limit]  # as text, in which ids are stored
 
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
         await trio.lowlevel.checkpoint()
@@ -158,8 +152,6 @@ class MemoryStore:
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
         await trio.lowlevel.checkpoint()
-        if block <= self._checkpoints.get(chain_id, -1):
-            return []
         self._checkpoints[chain_id] = block
         for job_id in deleted:
             self._end_job(job_id, JobStatus.DELETED, at)

@@ -21,7 +21,7 @@ class Store(Protocol):
 
     async def job(self, job_id: int) -> Job | None: ...
 
-    async def jobs(self, *, key_owner: bytes, owner: bytes | None = None) -> Sequence[Job]:
+    async def jobs(self, *, key_owner: str, owner: bytes | None = None) -> Sequence[Job]:
         """Jobs created with keys of `key_owner`, of one owner or of all, oldest first."""
         ...
 
@@ -95,8 +95,9 @@ class Store(Protocol):
     async def record(
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
-        """A block range's effects and its checkpoint, together; nothing when `block` was recorded before.
+        """The effects of the blocks up to `block` and that checkpoint, together.
 
+        Effects may come again (after a crash, after a reorganisation): what is known changes nothing.
         Returns the tasks that changed, as they now are.
         """
         ...

@@ -66,7 +66,7 @@ class Job:
 
     id: int
     owner: bytes
-    key_owner: bytes
+    key_owner: str
     title: str
     definition: int
     trigger: Trigger
@@ -96,6 +96,22 @@ class Job:
     trace_id: str = ""
 
     @property
+    def planned(self) -> Planned | None:
+        """What a scheduler needs of it, while there is something to schedule."""
+        if not self.active or self.next_due is None:
+            return None
+        return Planned(
+            self.id,
+            self.target.chain_id,
+            self.definition,
+            self.trigger,
+            self.created_at,
+            self.time_frame,
+            self.next_due,
+            self.trace_id,
+        )
+
+    @property
     def expires_at(self) -> int:
         return self.created_at + self.time_frame
 
@@ -109,10 +125,13 @@ class Planned:
     """What a scheduler needs of a job; a hundred thousand of them stay in memory."""
 
     job_id: int
+    chain_id: int
+    definition: int
     trigger: Trigger
     created_at: int
     time_frame: int
     next_due: int
+    trace_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +214,7 @@ class TaskChange:
     reason: str = ""
     detail: str = ""
     attempt: int | None = None
+    arguments: str | None = None
     predicted_cost: int | None = None
     cost: int | None = None
     number: int | None = None
@@ -211,11 +231,14 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key by the sha-256 of its text; `masked` shows first and last four characters. `rate_limit` is requests a minute."""
+    """An API key by the sha-256 of its text; `masked` shows first and last four characters.
+
+    `owner` is an address in checksum case, or a name. `rate_limit` is requests a minute.
+    """
 
     digest: bytes
     masked: str
-    owner: bytes
+    owner: str
     role: str
     active: bool
     rate_limit: int

@@ -139,7 +139,8 @@ JOBS = _JobTable("job_data", ["job_id"], [*_JOB_COLUMNS, *_TARGET_COLUMNS])
 _TRIGGER = "schedule_type, time_interval, next_execution_timestamp"
 SELECT_JOB = JOBS.select.replace(" FROM", f", {_TRIGGER} FROM") + " JOIN time_job_data USING (job_id)"
 SELECT_PLANNED = (
-    f"SELECT job_id, created_at, expiration_time, {_TRIGGER} FROM time_job_data"  # noqa: S608
+    "SELECT job_id, target_chain_id, task_definition_id, time_job_data.created_at, expiration_time, trace_id,"  # noqa: S608
+    f" {_TRIGGER} FROM time_job_data JOIN job_data USING (job_id)"
     " WHERE is_active = 1 AND next_execution_timestamp IS NOT NULL AND job_id > ? ORDER BY job_id LIMIT ?"
 )
 INSERT_TIME_JOB = (
@@ -172,8 +173,8 @@ def job_of(row: tuple[Any, ...]) -> Job:
 
 
 def planned_of(row: tuple[Any, ...]) -> Planned:
-    job_id, created_at, expires_at, _kind, interval, next_due = row
-    return Planned(int(job_id), Interval(interval), created_at, expires_at - created_at, next_due)
+    job_id, chain_id, definition, created_at, expires_at, trace_id, _kind, interval, next_due = row
+    return Planned(int(job_id), chain_id, definition, Interval(interval), created_at, expires_at - created_at, next_due, trace_id)
 
 
 TASKS = Table(

@@ -17,7 +17,7 @@ MIGRATIONS = (
     CREATE TABLE job_data (
         job_id TEXT PRIMARY KEY,
         user_address BLOB NOT NULL REFERENCES user_data (user_address),
-        key_owner BLOB NOT NULL,
+        key_owner TEXT NOT NULL,
         job_title TEXT NOT NULL,
         task_definition_id INTEGER NOT NULL,
         priority INTEGER NOT NULL,
@@ -123,7 +123,7 @@ MIGRATIONS = (
     CREATE TABLE apikeys (
         digest BLOB PRIMARY KEY,
         masked TEXT NOT NULL,
-        owner BLOB NOT NULL,
+        owner TEXT NOT NULL,
         role TEXT NOT NULL,
         is_active INTEGER NOT NULL,
         rate_limit INTEGER NOT NULL,

@@ -67,10 +67,12 @@ class SqliteStore:
     async def job(self, job_id: int) -> Job | None:
         return await self._db.read(lambda db: _job(db, job_id))
 
-    async def jobs(self, *, key_owner: bytes, owner: bytes | None = None) -> Sequence[Job]:
-        where, arguments = " WHERE key_owner = ?", [key_owner]
+    async def jobs(self, *, key_owner: str, owner: bytes | None = None) -> Sequence[Job]:
+        where = " WHERE key_owner = ?"
+        arguments: list[str | bytes] = [key_owner]
         if owner is not None:
-            where, arguments = where + " AND user_address = ?", [key_owner, owner]
+            where += " AND user_address = ?"
+            arguments.append(owner)
         query = rows.SELECT_JOB + where + " ORDER BY posted_at, job_data.job_id"
         return await self._db.read(lambda db: _all(db, query, arguments, rows.job_of))
 
@@ -162,9 +164,6 @@ class SqliteStore:
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
         def record(db: sqlite3.Connection) -> Sequence[Task]:
-            known = _checkpoint(db, chain_id)
-            if known is not None and block <= known:
-                return []
             db.execute("INSERT INTO checkpoints VALUES (?1, ?2) ON CONFLICT DO UPDATE SET block = ?2", (chain_id, block))
             for job_id in deleted:
                 _end_job(db, job_id, JobStatus.DELETED, at)

@@ -244,7 +244,7 @@ class CoordinatorSettings(Settings):
     mesh: MeshSettings = Field(default=MeshSettings(), description="The peer-to-peer mesh.")
     chains: tuple[ChainSettings, ...] = Field(min_length=1, description="The chains to work on, one table each.")
     dispatcher: DispatcherKeySettings = Field(description="The dispatcher's key.")
-    api: ApiSettings = Field(default=ApiSettings(), description="The job API.")
+    api: ApiSettings = Field(default=ApiSettings(), description="The job API; health and metrics are served beside it.")
     scheduler: SchedulerSettings = Field(default=SchedulerSettings(), description="The time scheduler.")
     dispatch: DispatchSettings = Field(default=DispatchSettings(), description="Hand-out of tasks to keepers.")
     status: StatusSettings = Field(default=StatusSettings(), description="Health and metrics.")

@@ -1,0 +1,1 @@
+"""The job API: one blueprint an area, served by Hypercorn on trio."""

@@ -1,0 +1,49 @@
+"""The one broad `except` of the coordinator: a defect in one step is named and counted, and the other steps go on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+import trio
+
+from consensus.errors import Misconfigured, TriggerXError
+from node.infra.retry import doubling
+
+log = structlog.get_logger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_HEALTHY_S = 60.0  # a step that ran this long starts again with the first pause
+
+
+class Guard:
+    """Runs steps again until they return. `failures` counts by (step, code), for metrics."""
+
+    def __init__(self) -> None:
+        self.failures: Counter[tuple[str, str]] = Counter()
+
+    async def __call__(self, name: str, step: Callable[..., Awaitable[object]], *args: Any, **facts: object) -> None:
+        """Returns when `step` does; after a failure begins it anew, later each time. `Misconfigured` and cancellation go through.
+
+        `facts` are logged with a failure.
+        """
+        pauses = iter(doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+        while True:
+            began = trio.current_time()
+            try:
+                await step(*args)
+                return
+            except Misconfigured:
+                raise
+            except TriggerXError as error:
+                self.failures[name, error.code] += 1
+                log.warning("step_failed", step=name, code=error.code, detail=error.detail, **facts)
+            except Exception:
+                self.failures[name, "INTERNAL"] += 1
+                log.exception("step_failed", step=name, code="INTERNAL", **facts)
+            if trio.current_time() - began > _HEALTHY_S:
+                pauses = iter(doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+            await trio.sleep(next(pauses))

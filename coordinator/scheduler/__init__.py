@@ -1,0 +1,1 @@
+"""What fires jobs: one scheduler for each kind of trigger."""
