@@ -8,7 +8,7 @@ from eth_abi.abi import encode as abi_encode
 from consensus.codec import keccak
 from consensus.messages import Uint256
 from tests.contracts.evm import Contract, Refused, create, reason_of
-from tests.contracts.world import ETHER, USER, World, account
+from tests.contracts.world import ETHER, UNIT, USER, World, account
 
 
 def said(puppet: Contract) -> str:
@@ -151,20 +151,35 @@ def test_eth_forced_on_the_hub_changes_no_book(world: World):
     assert books(world) == task.fee
 
 
-def test_the_target_gets_its_full_limit_or_nothing_happens(world: World, puppet):
+@pytest.mark.parametrize("call", [b"", bytes(16_384)])
+def test_the_target_gets_its_full_limit_or_nothing_happens(world: World, call):
     """Whatever gas the performer sends, the call either gets all of gasLimit or is refused before anything is booked."""
     spender = keccak(b"spender")[:20]
     world.chain.rpc("anvil_setCode", "0x" + spender.hex(), "0x5a5f5500")  # stores GAS in slot 0
     job = world.create_job(target=spender)
-    seen = set()
-    for i, gas in enumerate(range(600_000, 900_000, 37_000)):
+    seen, refused = set(), set()
+    for i, gas in enumerate(range(600_000, 1_000_000, 37_000)):
         second = world.due(job, i + 1)
-        a = world.authorise(job, second, account(1), b"", target=spender, gas_limit=500_000)
-        arguments = (world.struct(a), world.signed(a), b"", 0)
+        a = world.authorise(job, second, account(1), call, target=spender, gas_limit=500_000)
+        arguments = (world.struct(a), world.signed(a), call, 0)
         try:
             world.hub.send("execute", *arguments, sender=account(1), gas=gas)
-        except Refused:
-            assert world.hub.refusal("execute", *arguments, sender=account(1), gas=gas) in {"GasTooLow", "EVM error OutOfGas"}
+        except Refused as why:
+            refused.add(why.reason or why.message)
             continue
         seen.add(int(world.chain.rpc("eth_getStorageAt", "0x" + spender.hex(), "0x0", "latest"), 16))
     assert seen == {500_000 - 2}
+    assert "GasTooLow" in refused
+    assert refused <= {"GasTooLow", "EVM error OutOfGas"}
+
+
+def test_rewards_that_re_enter_are_paid_once(world: World, puppet):
+    task = world.execute(world.create_job())
+    world.submit(world.certificate(task))
+    world.registry.send("setRewards", puppet.address, sender=account(1))
+    owed = world.hub.view("owed", task.id, 1) + world.center.view("attestations", 1) * UNIT
+    puppet.send("arm", world.hub.address, world.hub.encode("claim", 1, [task.id]), sender=USER)
+    world.hub.send("claim", 1, [task.id], sender=USER)
+    assert puppet.view("calls") == 1
+    assert said(puppet) == "NothingToClaim"
+    assert world.chain.balance(puppet.address) == owed
