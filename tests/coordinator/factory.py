@@ -16,7 +16,7 @@ from node.arguments import encode_call
 CHAIN = 31337
 START = 1_700_000_000
 OWNER = bytes(19) + b"\x01"
-KEY_OWNER = bytes(19) + b"\x02"
+KEY_OWNER = "devnet"
 TARGET = bytes(19) + b"\x0a"
 DOMAIN = Domain(CHAIN, bytes(19) + b"\x11", bytes(19) + b"\x12", bytes(19) + b"\x13")
 
