@@ -66,12 +66,12 @@ def _between(first: str, second: str) -> Span:
 
 def _acknowledged(task: TaskSeen) -> float | None:
     """From publishing the task to having the performer's acknowledgement on disk, both at the coordinator."""
-    first, second = task.coordinator_stages.get("dispatched"), task.coordinator_stages.get("acknowledged")
+    first, second = task.coordinator_stages.get("published"), task.coordinator_stages.get("acknowledged")
     return None if first is None or second is None else second - first
 
 
 SPANS: tuple[tuple[str, Span, float | None], ...] = (
-    ("acknowledged: after dispatch", _acknowledged, None),
+    ("acknowledged: after published", _acknowledged, None),
     ("sent: after the due second", _between("due", "sent"), None),
     ("mined: after sent", _between("sent", "mined"), None),
     ("seen by an attester: after mined", _between("mined", "recorded"), None),

@@ -94,7 +94,8 @@ class Processes:
     async def _watch(self, child: Child) -> None:
         handle = os.pidfd_open(child.pid)
         try:
-            await trio.lowlevel.wait_readable(handle)
+            with trio.CancelScope(shield=True):  # `stop`, which runs when all else is cancelled, waits for this
+                await trio.lowlevel.wait_readable(handle)
         finally:
             os.close(handle)
         child.process.wait()
@@ -165,4 +166,3 @@ async def open_processes(logs: Path) -> AsyncIterator[Processes]:
         finally:
             with trio.CancelScope(shield=True):
                 await processes.stop()
-            nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from rich.text import Text
 from cli.devnet.watch import STAGES, TaskSeen, Watch
 
 _MIN_TASKS, _MAX_TASKS = 3, 20
-_FIXED_LINES = 15  # heading, both tables' titles and rules, and the last line
+_FIXED_LINES = 13  # heading, both tables' titles and rules, and the last line
 _WIDE = 116  # columns that the table of tasks takes with its transaction hashes
 _COLOURS = {
     "completed": "green",
@@ -56,7 +56,9 @@ def render(heading: Heading, watch: Watch, notices: Sequence[str], *, width: int
     room = height - len(watch.keepers) - len(notices) - _FIXED_LINES
     parts: list[RenderableType] = [
         Text("\n".join(heading_lines(heading)), no_wrap=True, overflow="ellipsis"),
+        Text(),
         _keepers(watch),
+        Text(),
         _tasks(watch, max(_MIN_TASKS, min(room, _MAX_TASKS)), hashes=width >= _WIDE),
         *(Text(notice, style="yellow") for notice in notices),
         Text("Ctrl-C ends the devnet and every process of it", style="dim"),

@@ -211,7 +211,7 @@ class Network:
             record = await self.task(task_id)
             return record if stage in record.get("stages", {}) else {}
 
-        return await soon(look, f"task {task_id} at {stage}", every=0.01)
+        return await soon(look, f"task {task_id} at {stage}", every=0.03)
 
     async def performer_of(self, task_id: int) -> dict[str, Any]:
         """The keeper that acknowledged a task, once one has."""

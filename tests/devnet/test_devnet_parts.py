@@ -110,14 +110,16 @@ def test_a_pinned_configuration_names_the_ports_that_were_taken(tmp_path):
     ready = {
         "addresses": ["/ip4/127.0.0.1/tcp/39001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"],
         "status_url": "http://127.0.0.1:39002",
-        "api_url": "http://127.0.0.1:39003",
     }
-    document, model = documents(tmp_path)[-1]
-    fixed = configs.pinned(document, ready)
-    configs.write(tmp_path / "coordinator.toml", fixed, model)
-    settings = load(tmp_path / "coordinator.toml", model)
-    assert settings.mesh.listen == "/ip4/127.0.0.1/tcp/39001"
-    assert (settings.status.port, settings.api.port) == (39002, 39003)
+    _, (keeper, of_node), (coordinator, of_coordinator) = documents(tmp_path)
+    configs.write(tmp_path / "keeper.toml", configs.pinned(keeper, ready), of_node)
+    settings = load(tmp_path / "keeper.toml", of_node)
+    assert (settings.mesh.listen, settings.status.port) == ("/ip4/127.0.0.1/tcp/39001", 39002)
+    configs.write(
+        tmp_path / "coordinator.toml", configs.pinned(coordinator, {**ready, "api_url": "http://127.0.0.1:39003"}), of_coordinator
+    )
+    settings = load(tmp_path / "coordinator.toml", of_coordinator)
+    assert (settings.mesh.listen, settings.api.port) == ("/ip4/127.0.0.1/tcp/39001", 39003)
 
 
 names = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
@@ -152,6 +154,17 @@ async def test_a_child_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     async with open_processes(tmp_path) as processes:
         child = processes.start("deaf", (sys.executable, "-c", script, str(tmp_path / "ready.json")))
         await processes.ready(child, tmp_path / "ready.json", 30)
+    assert not alive(child.pid)
+
+
+async def test_children_end_also_when_everything_is_cancelled(tmp_path):
+    with trio.fail_after(30):
+        with trio.CancelScope() as scope:
+            async with open_processes(tmp_path) as processes:
+                child = processes.start("child", (sys.executable, "-c", "import time; time.sleep(600)"))
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
     assert not alive(child.pid)
 
 
