@@ -10,7 +10,7 @@ import trio
 import typer
 
 from cli.program import ReadyFile, run_until_signal, says_what_is_wrong
-from coordinator.api.keys import new_key
+from coordinator.api.keys import RATE_LIMIT, Role, new_key
 from coordinator.app import VERSION, run_coordinator, store_path
 from coordinator.store.sqlite import open_store
 from node.infra.settings import CoordinatorSettings, load
@@ -46,11 +46,12 @@ def start(config: Config, ready_file: ReadyFile = None) -> None:
 def keys_create(
     config: Config,
     owner: Annotated[str, typer.Option(help="Whose key it is: an address or a name; jobs posted with it belong to it.")],
-    role: Annotated[str, typer.Option(help="user or admin.")] = "user",
+    role: Annotated[Role, typer.Option(help="What the key may do: see its owner's jobs, or everybody's.")] = Role.USER,
+    rate_limit: Annotated[int, typer.Option(help="Requests a minute.", min=1, max=1_000_000)] = RATE_LIMIT,
 ) -> None:
     """Make an API key and print it: it is kept as a hash and shown this once."""
     settings = load(config, CoordinatorSettings)
-    text, record = new_key(owner, role=role, now=int(time.time()))
+    text, record = new_key(owner, role=role.value, rate_limit=rate_limit, now=int(time.time()))
 
     async def save() -> None:
         async with open_store(store_path(settings)) as store:

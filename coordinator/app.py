@@ -93,6 +93,7 @@ class Coordinator:
         self.jobs = Jobs(
             parts.store, chains, parts.clock, parts.compute, planned=self.scheduler.add, deleted=self.scheduler.remove
         )
+        self.compute = parts.compute
         self.ready = False
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -200,6 +201,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
             store=store,
             jobs=coordinator.jobs,
             clock=clock,
+            compute=coordinator.compute,
             explorers={c.id: c.explorer for c in settings.chains},
             missing=coordinator.missing,
             status=coordinator.status,

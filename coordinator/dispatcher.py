@@ -44,6 +44,7 @@ UNEXECUTED = frozenset({S.CREATED, S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING})
 
 _IN_FLIGHT = 4096  # each waits most of its life in a few kilobytes; beyond this the rest wait their turn in the store
 _QUEUE = 1024  # tasks of one batch of the scheduler, and room
+_DEFECTS = 4  # of ours that one task may meet before it ends with that reason
 _CONFIRM_POLL_S = 1.0
 _WITNESSES = 2  # keepers who must call a task hopeless before it is: one alone could be lying
 
@@ -116,7 +117,8 @@ class Dispatcher:
 
     async def _driven_task(self, task_id: int, room: trio.CapacityLimiter) -> None:
         try:
-            await self._guard("dispatch", self._drive, task_id, task_id=str(task_id))
+            if not await self._guard("dispatch", self._drive, task_id, defects=_DEFECTS, task_id=str(task_id)):
+                await self._guard("dispatch", self._fail_defective, task_id, defects=_DEFECTS, task_id=str(task_id))
         finally:
             self._driven.discard(task_id)
             self._signals.forget(task_id)
@@ -133,6 +135,11 @@ class Dispatcher:
                 await self._follow(task, attempts[-1], last=len(attempts) > len(self._policy.retries))
             else:
                 await self._next(task, attempts)
+
+    async def _fail_defective(self, task_id: int) -> None:
+        task = await self._store.task(task_id)
+        if task is not None:
+            await self._fail(task, "INTERNAL")
 
     # --- the next attempt
 
@@ -324,7 +331,7 @@ class Dispatcher:
 
 def _hopeless(attempts: Sequence[Attempt]) -> bool:
     """Whether enough different keepers have refused for a cause that another keeper shares."""
-    refusals = {a.performer for a in attempts if a.code and not REASONS[a.code].transient}
+    refusals = {a.performer for a in attempts if a.code in REASONS and not REASONS[a.code].transient}
     return len(refusals) >= _WITNESSES
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 import trio
 
-from consensus.errors import Misconfigured, TriggerXError
+from consensus.errors import Misconfigured, TriggerXError, first_of
 from node.infra.retry import doubling
 
 log = structlog.get_logger(__name__)
@@ -25,25 +25,31 @@ class Guard:
     def __init__(self) -> None:
         self.failures: Counter[tuple[str, str]] = Counter()
 
-    async def __call__(self, name: str, step: Callable[..., Awaitable[object]], *args: Any, **facts: object) -> None:
-        """Returns when `step` does; after a failure begins it anew, later each time. `Misconfigured` and cancellation go through.
+    async def __call__(
+        self, name: str, step: Callable[..., Awaitable[object]], *args: Any, defects: int | None = None, **facts: object
+    ) -> bool:
+        """Returns True when `step` has; after a failure begins it anew, later each time. False after so many `defects`.
 
-        `facts` are logged with a failure.
+        A defect is an exception nobody meant. `Misconfigured` and cancellation go through; `facts` are logged with a failure.
         """
+        found = 0
         pauses = iter(doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
         while True:
             began = trio.current_time()
             try:
                 await step(*args)
-                return
-            except Misconfigured:
-                raise
-            except TriggerXError as error:
-                self.failures[name, error.code] += 1
-                log.warning("step_failed", step=name, code=error.code, detail=error.detail, **facts)
-            except Exception:
-                self.failures[name, "INTERNAL"] += 1
-                log.exception("step_failed", step=name, code="INTERNAL", **facts)
+                return True
+            except Exception as raised:
+                error = first_of(raised)
+                if isinstance(error, Misconfigured):
+                    raise
+                meant = isinstance(error, TriggerXError)
+                code = error.code if isinstance(error, TriggerXError) else "INTERNAL"
+                self.failures[name, code] += 1
+                log.warning("step_failed", step=name, code=code, error=repr(error), exc_info=not meant, **facts)
+                found += not meant
+                if found == defects:
+                    return False
             if trio.current_time() - began > _HEALTHY_S:
                 pauses = iter(doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
             await trio.sleep(next(pauses))

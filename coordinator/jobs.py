@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import structlog
+import trio
+
 from consensus import triggers
 from consensus.errors import Failed, Invalid
 from consensus.messages import MAX_SPEC_BYTES, JobSpec, Uint256
@@ -17,11 +20,14 @@ from node.infra.chain import Job as ChainJob
 from node.infra.clock import Clock
 from node.infra.compute import Compute
 
+log = structlog.get_logger(__name__)
+
+_REGISTRY_POLL_S = (0.1, 0.2, 0.4, 0.8, 1.5)  # our RPC may be a block behind the client's, which has its receipt
 _GAS_MARGIN = 1.3  # a call's gas changes with its contract's storage between posting and each execution
 _LEAST_GAS = 50_000  # a first write to fresh storage, whatever the estimate said of a warm one
 _MOST_GAS = 10_000_000  # a third of a block of Ethereum; the hub must get it forwarded in full
-QUOTED_GAS = 300_000
-"""Inner gas that a fee is quoted for when the call itself cannot be tried."""
+UNTRIED_GAS = 500_000
+"""Inner gas of a call that cannot be tried now: its arguments are not known yet, or it reverts until its time has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,41 +99,46 @@ class Jobs:
     async def create(self, posted: Posted, *, key_owner: str, trace_id: str) -> Taken:
         """Stores the job and begins to schedule it; the same job posted again answers the same. Raises `Invalid`."""
         chain = self.chain(posted.chain_id, "target_chain_id")
+        call = await self._call(posted)
         known = await self._store.job(posted.id)
         if known is None:
-            registered = await chain.job(posted.id)
-            _agrees(posted, registered)
-            assert registered is not None  # _agrees refuses a job that the registry does not know
-            job = await self._job(posted, registered, chain, key_owner, trace_id)
+            registered = await self._registered(posted, chain)
+            job = await self._job(posted, registered, chain, call, key_owner, trace_id)
             known = await self._store.add_job(job)
             if known == job and job.planned is not None:
                 self._planned(job.planned)
-        if (known.key_owner, known.owner) != (key_owner, posted.owner):
+        if known.key_owner != key_owner:
             raise Invalid("job_id", "this job was posted with another API key", "post each job once", code="JOB_EXISTS")
+        if known.spec != _spec(posted, call, known.created_at, known.time_frame):
+            raise Invalid("job_id", "this job was posted before, and differently", "create a new job", code="JOB_EXISTS")
         user = await self._store.user(known.owner)
         assert user is not None  # add_job makes the owner's row
         return Taken(known, user, await chain.balance(known.owner))
 
-    async def _job(self, posted: Posted, registered: ChainJob, chain: Chain, key_owner: str, trace_id: str) -> Job:
-        signature = await self._compute(resolve_function, posted.function, posted.abi)
-        call: bytes = await self._compute(encode_call, signature, posted.arguments, posted.abi)
-        arguments: str = await self._compute(canonical_arguments, signature, posted.arguments, posted.abi)
-        trigger = Interval(posted.interval)
-        spec = JobSpec(
-            job_id=Uint256(posted.id),
-            chain_id=posted.chain_id,
-            definition=posted.definition,
-            owner=posted.owner,
-            created_at=registered.created_at,
-            time_frame=registered.time_frame,
-            trigger=trigger,
-            target=posted.contract,
-            function=signature,
-            arguments=arguments,
-            level=posted.security,
-        ).encode()
+    async def _call(self, posted: Posted) -> _Call:
+        """What is to be called: worked out off the event loop, since an ABI may be long."""
+        return await self._compute(_call, posted.function, posted.arguments, posted.abi)
+
+    async def _registered(self, posted: Posted, chain: Chain) -> ChainJob:
+        """The job on chain, as soon as our RPC knows it; checked against what was posted."""
+        registered = await chain.job(posted.id)
+        for pause in _REGISTRY_POLL_S:
+            if registered is not None:
+                break
+            await trio.sleep(pause)
+            registered = await chain.job(posted.id)
+        if registered is None:
+            raise Invalid(
+                "job_id", "the JobRegistry does not know this job", "call createJob first, on this chain", code="UNKNOWN_JOB"
+            )
+        _agrees(posted, registered)
+        return registered
+
+    async def _job(self, posted: Posted, registered: ChainJob, chain: Chain, call: _Call, key_owner: str, trace_id: str) -> Job:
+        spec = _spec(posted, call, registered.created_at, registered.time_frame)
         if len(spec) > MAX_SPEC_BYTES:
             raise Invalid("arguments", f"the job is {len(spec)} bytes, at most {MAX_SPEC_BYTES}", "pass less data")
+        trigger = Interval(posted.interval)
         now = int(self._clock.now())
         return Job(
             id=posted.id,
@@ -140,20 +151,20 @@ class Jobs:
                 chain_id=posted.chain_id,
                 contract=posted.contract,
                 function=posted.function,
-                signature=signature,
+                signature=call.signature,
                 abi=posted.abi,
                 arg_type=posted.arg_type,
                 arguments=posted.arguments,
                 script_url="",
                 language=posted.language,
-                call=call,
-                gas_limit=await gas_limit(chain, posted.contract, call),
+                call=call.data,
+                gas_limit=await gas_limit(chain, posted.contract, call.data),
             ),
             spec=spec,
             created_at=registered.created_at,
             time_frame=registered.time_frame,
-            next_due=triggers.next_due(
-                trigger, max(now - 1, registered.created_at), created_at=registered.created_at, time_frame=registered.time_frame
+            next_due=triggers.next_due(  # the first of all: what has passed since is the scheduler's to judge
+                trigger, registered.created_at, created_at=registered.created_at, time_frame=registered.time_frame
             ),
             posted_at=now,
             updated_at=now,
@@ -179,26 +190,54 @@ class Jobs:
     async def fee(self, chain_id: int, contract: bytes | None, function: str, abi: str, arguments: str) -> int:
         """Upper bound of one execution's cost in wei; for a call that cannot be tried yet, of a middling one."""
         chain = self.chain(chain_id, "target_chain_id")
-        gas = QUOTED_GAS
+        gas = UNTRIED_GAS
         if contract is not None and function:
-            signature = await self._compute(resolve_function, function, abi)
             if arguments:
-                call = await self._compute(encode_call, signature, arguments, abi)
-                try:
-                    gas = await gas_limit(chain, contract, call)
-                except Invalid:
-                    gas = QUOTED_GAS  # it may revert today and succeed when its time has come
+                call = await self._compute(_call, function, arguments, abi)
+                gas = await gas_limit(chain, contract, call.data)
+            else:
+                await self._compute(resolve_function, function, abi)
         return await chain.quote(0, gas)
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call as understood: canonical signature, canonical arguments as JSON text, and the calldata."""
+
+    signature: str
+    arguments: str
+    data: bytes
+
+
+def _call(function: str, arguments: str, abi: str) -> _Call:
+    signature = resolve_function(function, abi)
+    return _Call(signature, canonical_arguments(signature, arguments, abi), encode_call(signature, arguments, abi))
+
+
+def _spec(posted: Posted, call: _Call, created_at: int, time_frame: int) -> bytes:
+    """The JobSpec's bytes: the same for the same job, however often it is posted."""
+    return JobSpec(
+        job_id=Uint256(posted.id),
+        chain_id=posted.chain_id,
+        definition=posted.definition,
+        owner=posted.owner,
+        created_at=created_at,
+        time_frame=time_frame,
+        trigger=Interval(posted.interval),
+        target=posted.contract,
+        function=call.signature,
+        arguments=call.arguments,
+        level=posted.security,
+    ).encode()
+
+
 async def gas_limit(chain: Chain, contract: bytes, call: bytes) -> int:
-    """Gas that the hub must forward for this call, with a margin. Raises `Invalid` when the call reverts."""
+    """Gas that the hub must forward for this call, with a margin. Raises `Invalid` when it needs too much."""
     try:
         estimate = await chain.estimate_call(contract, call)
     except Failed as error:
-        raise Invalid(
-            "target_function", f"the call reverts when tried now: {error.detail or error.code}", "post a call that succeeds"
-        ) from error
+        log.info("call_reverts_now", target="0x" + contract.hex(), code=error.code, detail=error.detail)
+        return UNTRIED_GAS
     wanted = max(_LEAST_GAS, int(estimate * _GAS_MARGIN))
     if wanted > _MOST_GAS:
         raise Invalid(
@@ -207,12 +246,8 @@ async def gas_limit(chain: Chain, contract: bytes, call: bytes) -> int:
     return wanted
 
 
-def _agrees(posted: Posted, registered: ChainJob | None) -> None:
+def _agrees(posted: Posted, registered: ChainJob) -> None:
     """The chain proves whose job it is; a posted job may add to what is registered, never contradict it."""
-    if registered is None:
-        raise Invalid(
-            "job_id", "the JobRegistry does not know this job", "call createJob first, on this chain", code="UNKNOWN_JOB"
-        )
     if not registered.active:
         raise Invalid("job_id", "this job was deleted on chain", "create a new one", code="JOB_INACTIVE")
     for field, said, is_so in (

@@ -143,7 +143,7 @@ class Monitor:
         changes = [c for e in events if (c := change_of(e, times.get(e.place.block_number), now_ms)) is not None]
         deleted = [e.job_id for e in events if isinstance(e, JobDeleted)]
         changed = await self._store.record(self._chain.domain.chain_id, head.number, changes, deleted, int(self._clock.now()))
-        self.head = head
+        self.head = self._observer.head = head
         for job_id in deleted:
             self._job_deleted(job_id)
         for task in changed:
@@ -194,7 +194,7 @@ class Monitor:
             return  # its event is on the way
         step = not_attested(task_id, self._clock.now_ns() // 1_000_000)
         if record is None:
-            step = replace(step, detail="a reorganisation of the chain removed the execution")
+            step = replace(step, reason="REORGANISED", detail=REASONS["REORGANISED"].text)
         task = await self._store.change(step, int(self._clock.now()))
         self._awaiting.pop(task_id, None)
         if task is not None:

@@ -134,6 +134,7 @@ def task_data(task: Task, job: Job, explorer: str | None) -> dict[str, Any]:
         "is_accepted": task.accepted,
         "is_successful": task.successful,
         "task_submission_tx_hash": hex_of(task.submission_tx),
+        "submission_tx_hash": hex_of(task.submission_tx),
         "tx_url": f"{explorer.rstrip('/')}/tx/{tx}" if explorer and tx else "",
         "task_status": task.state.value,
         "task_error": f"{task.reason}: {task.detail}" if task.reason and task.detail else task.reason,

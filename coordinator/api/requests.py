@@ -14,6 +14,7 @@ from node.arguments import dump_json, parse_json
 
 M = TypeVar("M", bound=BaseModel)
 
+_NUMBER = 80  # characters: a uint256 has 78 digits
 _TITLE = 256
 _ABI = 128 * 1024  # the largest contracts' ABIs
 _ARGUMENTS = 60 * 1024  # what a JobSpec has room for
@@ -30,6 +31,13 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _short(value: Any) -> Any:
+    """A prediction is the client's and decides nothing; it is kept as it came, if it is no longer than a number needs."""
+    if value is not None and len(str(value)) > _NUMBER:
+        raise ValueError(f"must have at most {_NUMBER} characters")
+    return value
+
+
 def address(text: str, field: str) -> bytes:
     """20 bytes of 0x and 40 digits, with a right checksum where the case is mixed. Raises `Invalid` for `field`."""
     digits = text[2:] if text.startswith("0x") else ""
@@ -40,9 +48,22 @@ def address(text: str, field: str) -> bytes:
     return bytes.fromhex(digits)
 
 
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be Unicode text, without half a surrogate pair") from None
+    if "\0" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Seconds = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**40)]
-OptionalText = Annotated[str, BeforeValidator(lambda v: "" if v is None else v), StringConstraints(max_length=1024)]
+Text = Annotated[str, BeforeValidator(_text)]
+OptionalText = Annotated[Text, BeforeValidator(lambda v: "" if v is None else v), StringConstraints(max_length=1024)]
 
 
 class PostedJob(BaseModel):
@@ -52,7 +73,7 @@ class PostedJob(BaseModel):
 
     job_id: Annotated[Whole, Field(ge=0, lt=2**256)]
     user_address: str
-    job_title: Annotated[str, StringConstraints(max_length=_TITLE)]
+    job_title: Annotated[Text, StringConstraints(max_length=_TITLE)]
     task_definition_id: Annotated[Whole, Field(ge=1, le=7)]
     time_frame: Seconds
     schedule_type: OptionalText = ""
@@ -63,8 +84,8 @@ class PostedJob(BaseModel):
     created_chain_id: Annotated[Whole, Field(ge=1, lt=2**63)]
     target_chain_id: Annotated[Whole, Field(ge=1, lt=2**63)]
     target_contract_address: str
-    target_function: Annotated[str, StringConstraints(max_length=4096)]
-    abi: Annotated[str, BeforeValidator(lambda v: "" if v is None else v), StringConstraints(max_length=_ABI)] = ""
+    target_function: Annotated[Text, StringConstraints(max_length=4096)]
+    abi: Annotated[Text, BeforeValidator(lambda v: "" if v is None else v), StringConstraints(max_length=_ABI)] = ""
     arg_type: Annotated[Whole, Field(ge=0, le=2)] = 1
     arguments: list[Any] | None = None
     dynamic_arguments_script_url: OptionalText = ""
@@ -75,7 +96,7 @@ class PostedJob(BaseModel):
     is_safe: bool = False
     safe_name: OptionalText = ""
     safe_address: OptionalText = ""
-    job_cost_prediction: int | Decimal | str | None = None
+    job_cost_prediction: Annotated[int | Decimal | Text | None, BeforeValidator(_short)] = None
     priority: Annotated[Whole, Field(ge=1, le=3)] = 3
     security: Annotated[Whole, Field(ge=0, le=4)] = 0
 
@@ -126,6 +147,8 @@ def _supported(job: PostedJob) -> None:
         )
     if job.time_interval is None or not 1 <= job.time_interval < 2**40:
         raise Invalid("time_interval", "is missing or not a positive number of seconds", "send whole seconds, at least 1")
+    if job.time_interval > job.time_frame:
+        raise Invalid("time_interval", "is longer than time_frame: the job would never run", "send a longer time_frame")
     if job.dynamic_arguments_script_url or job.arg_type == 2:
         raise Invalid("dynamic_arguments_script_url", "scripts are not offered yet", "send static arguments", code=_UNSUPPORTED)
     if job.is_safe:
@@ -134,14 +157,19 @@ def _supported(job: PostedJob) -> None:
         raise Invalid("target_chain_id", "differs from created_chain_id", "create the job on the chain it executes on")
 
 
-def one_job(body: str) -> PostedJob:
+def one_job(body: bytes) -> Posted:
     """The job in a request body: an array of exactly one. Raises `Invalid`."""
-    content = parse_json(body, "body")
+    try:
+        content = parse_json(body.decode(), "body")
+    except UnicodeDecodeError:
+        raise Invalid("body", "is not UTF-8", "send JSON text", code="INVALID_BODY") from None
+    except Invalid as error:
+        raise Invalid("body", error.problem, error.remedy, code="INVALID_BODY") from None
     if not isinstance(content, list):
         raise Invalid("body", "is not an array", "send an array of one job", code="INVALID_BODY")
     if len(content) != 1:
         raise Invalid("body", f"has {len(content)} jobs", "send one; linked jobs are not offered yet", code=_UNSUPPORTED)
-    return read(PostedJob, content[0])
+    return read(PostedJob, content[0]).posted()
 
 
 def read(model: type[M], content: object) -> M:

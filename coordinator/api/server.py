@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any
 
 import structlog
 from quart import Response, g, request
@@ -16,18 +16,23 @@ from werkzeug.exceptions import HTTPException
 from consensus.errors import Invalid, Transient, TriggerXError
 from coordinator.api import answers
 from coordinator.api.keys import digest_of
+from coordinator.api.limits import RateLimits
 from coordinator.api.requests import address, one_job
 from coordinator.jobs import Jobs
 from coordinator.store.port import Store
 from coordinator.store.records import ApiKey, Job
 from node.infra.clock import Clock
+from node.infra.compute import Compute, inline
 from node.infra.telemetry import traced
 
 log = structlog.get_logger(__name__)
 
-P = ParamSpec("P")
 Answer = dict[str, Any] | list[dict[str, Any]] | tuple[dict[str, Any], int]
 
+Handler = Callable[..., Awaitable[Answer]]
+Keyed = Callable[[Handler], Handler]
+
+_SMALL_BODY = 16 * 1024  # parsed in about a millisecond; larger ones off the event loop
 _TASKS_SHOWN = 1000  # the newest of a job; paging comes with the list of tasks
 _TRACE = 128
 _KEY_TEXT = 256
@@ -40,6 +45,7 @@ class Sources:
     store: Store
     jobs: Jobs
     clock: Clock
+    compute: Compute
     explorers: dict[int, str | None]
     missing: Callable[[], list[str]]
     status: Callable[[], dict[str, Any]]
@@ -59,10 +65,11 @@ class _RefusedError(Exception):
 def api_app(sources: Sources) -> QuartTrio:
     """All routes. Errors are `{error, code, field?, remedy?}`; every answer carries its X-Trace-ID."""
     app = QuartTrio(__name__)
+    keyed = _keyed(sources, RateLimits())
     _around(app, sources)
     _open_routes(app, sources)
-    _job_routes(app, sources)
-    _read_routes(app, sources)
+    _job_routes(app, sources, keyed)
+    _read_routes(app, sources, keyed)
     return app
 
 
@@ -75,6 +82,8 @@ def _around(app: QuartTrio, sources: Sources) -> None:
     @app.after_request
     async def finish(response: Response) -> Response:
         response.headers["X-Trace-ID"] = getattr(g, "trace_id", "")
+        if (allowance := getattr(g, "allowance", None)) is not None:
+            response.headers.update(allowance.headers())
         sources.observe(request.method, request.url_rule.rule if request.url_rule else "none", response.status_code)
         return response
 
@@ -101,12 +110,12 @@ def _around(app: QuartTrio, sources: Sources) -> None:
         return {"error": error.description or error.name, "code": code}, error.code or 500
 
 
-def _keyed(sources: Sources) -> Callable[[Callable[P, Awaitable[Answer]]], Callable[P, Awaitable[Answer]]]:
+def _keyed(sources: Sources, limits: RateLimits) -> Keyed:
     """The route needs an API key, in X-API-KEY or as a bearer token; the handler finds it in `g.key`."""
 
-    def decorate(handler: Callable[P, Awaitable[Answer]]) -> Callable[P, Awaitable[Answer]]:
+    def decorate(handler: Handler) -> Handler:
         @wraps(handler)
-        async def checked(*args: P.args, **kwargs: P.kwargs) -> Answer:
+        async def checked(*args: Any, **kwargs: Any) -> Answer:
             bearer = request.headers.get("Authorization", "")
             text = request.headers.get("X-API-KEY") or (bearer[7:] if bearer.startswith("Bearer ") else "")
             if not text:
@@ -115,6 +124,10 @@ def _keyed(sources: Sources) -> Callable[[Callable[P, Awaitable[Answer]]], Calla
             if key is None or not key.active:
                 raise _RefusedError(403, "API_KEY_UNKNOWN", "the API key is unknown or inactive", remedy="ask for a new one")
             g.key = key
+            g.allowance = limits.take(key.digest, key.rate_limit, sources.clock.now())
+            if not g.allowance.allowed:
+                message = f"at most {key.rate_limit} requests a minute with this API key"
+                raise _RefusedError(429, "RATE_LIMITED", message, message=message, remedy="wait X-RateLimit-Reset seconds")
             with traced(g.trace_id):
                 return await handler(*args, **kwargs)
 
@@ -172,8 +185,8 @@ def _open_routes(app: QuartTrio, sources: Sources) -> None:
         }
 
 
-def _job_routes(app: QuartTrio, sources: Sources) -> None:
-    store, keyed = sources.store, _keyed(sources)
+def _job_routes(app: QuartTrio, sources: Sources, keyed: Keyed) -> None:
+    store = sources.store
 
     async def own_job(job_id: str, *, reading: bool) -> Job:
         job = await store.job(_id(job_id, "job_id"))
@@ -194,11 +207,7 @@ def _job_routes(app: QuartTrio, sources: Sources) -> None:
     @keyed
     async def post_job() -> Answer:
         body = await request.get_data()
-        try:
-            text = body if isinstance(body, str) else body.decode("utf-8")
-        except UnicodeDecodeError:
-            raise Invalid("body", "is not UTF-8", "send JSON text", code="INVALID_BODY") from None
-        posted = one_job(text).posted()
+        posted = await (sources.compute if len(body) > _SMALL_BODY else inline)(one_job, body)
         return answers.created(await sources.jobs.create(posted, key_owner=g.key.owner, trace_id=g.trace_id))
 
     @app.get("/api/jobs/by-apikey")
@@ -252,8 +261,8 @@ def _job_routes(app: QuartTrio, sources: Sources) -> None:
         return answers.task_data(task, job, sources.explorers.get(task.chain_id))
 
 
-def _read_routes(app: QuartTrio, sources: Sources) -> None:
-    store, keyed = sources.store, _keyed(sources)
+def _read_routes(app: QuartTrio, sources: Sources, keyed: Keyed) -> None:
+    store = sources.store
 
     @app.get("/api/users/<user>")
     @app.get("/api/users/address/<user>")

@@ -13,6 +13,7 @@ import trio
 
 from consensus import codec, triggers
 from consensus.errors import Transient
+from consensus.lifecycle import TaskState
 from coordinator.signals import first_of
 from coordinator.store.port import Store
 from coordinator.store.records import Firing, Planned, Task
@@ -86,6 +87,9 @@ class TimeScheduler:
         """Fires until cancelled; ready when every active job is loaded."""
         await self._load()
         task_status.started()
+        for task in await self._store.open_tasks():
+            if task.state is TaskState.CREATED:  # stored by a run that ended before it could hand the task over
+                await self._fire(task.id)
         while True:
             self._changed = trio.Event()
             batch = self._ready()
@@ -98,6 +102,8 @@ class TimeScheduler:
                 await self._changed.wait()
 
     async def _load(self) -> None:
+        self._planned.clear()
+        self._heap.clear()
         after: int | None = None
         while page := await self._store.planned(after, _PAGE):
             for planned in page:
@@ -128,13 +134,16 @@ class TimeScheduler:
                 self.add(planned)
             return
         for planned in batch:
-            await self._plan(planned, steps[planned.job_id])
+            self._plan(planned, steps[planned.job_id])
         for firing, new in zip(firings, fresh, strict=True):
             if new and firing.task is not None:
                 self.fired += 1
                 await self._fire(firing.task.id)
+        for planned in batch:
+            if steps[planned.job_id].next_due is None:  # completes it, unless tasks are open: then the last of them does
+                await self._store.complete_job(planned.job_id, int(now))
 
-    async def _plan(self, planned: Planned, taken: Step) -> None:
+    def _plan(self, planned: Planned, taken: Step) -> None:
         if taken.skipped:
             self.skipped += taken.skipped
             log.warning("due_seconds_missed", job_id=str(planned.job_id), missed=taken.skipped, policy="run_once")
@@ -144,9 +153,6 @@ class TimeScheduler:
             self.add(replace(planned, next_due=taken.next_due))
             return
         self.remove(planned.job_id)
-        await self._store.complete_job(
-            planned.job_id, int(self._clock.now())
-        )  # unless tasks are open: then the last completes it
 
     def _firings(self, planned: Planned, taken: Step) -> list[Firing]:
         """One for each due second; the job's schedule moves with each, so that a crash between repeats nothing."""
