@@ -1,0 +1,278 @@
+"""The whole coordinator: tasks to their end by the chain's word, deaths at every step, and what users are told."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from consensus.errors import Invalid
+from consensus.lifecycle import TaskState
+from coordinator.dispatcher import DispatchPolicy
+from coordinator.keepers import OFFLINE_AFTER_S
+from coordinator.store.memory import MemoryStore
+from coordinator.store.records import JobStatus
+from p2p.topics import CHECK_INS
+from tests.coordinator.world import KEY_OWNER, OWNER, TARGET, World, executes, is_silent, open_world
+
+S = TaskState
+
+
+async def test_a_certified_task_completes_with_everything_the_chain_said(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post()
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        world.settle(task.id)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.accepted, task.attester_ids, task.reason) == (S.COMPLETED, True, (2, 3), "")
+        assert task.submission_tx is not None
+        order = ["created", "dispatched", "published", "acknowledged", "executed", "certified"]
+        assert sorted(order, key=lambda stage: task.stages[stage]) == order
+        job = await world.store.job(job_id)
+        assert job is not None
+        assert (job.status, job.cost_actual, job.last_executed_at) == (JobStatus.COMPLETED, task.cost, task.executed_at)
+
+
+async def test_a_failed_inner_call_is_certified_and_fails_by_name(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        world.ledger.fail_target(TARGET)
+        job_id = await world.post()
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        world.settle(task.id)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.reason, task.accepted, task.successful) == (S.FAILED, "INNER_CALL_FAILED", True, False)
+
+
+async def test_a_rejected_execution_costs_nothing(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post()
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        world.settle(task.id, accepted=False)
+        [task] = await world.ended(job_id)
+        job = await world.store.job(job_id)
+        assert job is not None
+        assert (task.state, task.reason, job.cost_actual) == (S.REJECTED, "REFUSED_BY_COMMITTEE", 0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_without_a_quorum_a_task_is_not_attested(autojump_clock: MockClock, told: bool) -> None:
+    async with open_world() as world:
+        job_id = await world.post()
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        executed_at = task.executed_at
+        assert executed_at is not None
+        if told:
+            world.expire(task.id)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.reason) == (S.NOT_ATTESTED, "NO_QUORUM")
+        assert told or executed_at + 60 < world.clock.now() < executed_at + 100
+
+
+async def test_an_execution_that_a_reorganisation_removed_is_named(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post()
+        await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        world.ledger.reorg(1, keep=False)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.reason) == (S.NOT_ATTESTED, "REORGANISED")
+
+
+async def test_a_job_deleted_on_chain_fires_no_more(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post(interval=10, time_frame=1000)
+        await world.until(lambda tasks: len(tasks) == 2, job_id)
+        world.ledger.delete_job(job_id)
+        await trio.sleep(100)
+        job = await world.store.job(job_id)
+        assert job is not None
+        assert job.status is JobStatus.DELETED
+        assert len(await world.tasks(job_id)) == 2
+
+
+async def test_events_of_a_time_when_nobody_listened_are_caught_up(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post()
+        await world.until(lambda tasks: [t.state for t in tasks] == [S.ACKNOWLEDGED], job_id)
+        world.kill()
+        await trio.sleep(20)
+        [task_id] = world.ledger.state.executed
+        world.settle(task_id)
+        await world.start()
+        [task] = await world.ended(job_id)
+        assert (task.state, task.attempt) == (S.COMPLETED, 1)
+
+
+async def test_a_registry_event_makes_a_new_keeper_known(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=1) as world:
+        await world.add_keepers(1)
+        await trio.sleep(1)
+        await world.hear_keepers()
+        assert world.coordinator is not None
+        assert world.coordinator.status()["active_keepers"] == 2
+
+
+async def test_keepers_go_offline_by_age_and_their_uptime_counts(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=2) as world:
+        assert world.coordinator is not None
+        for _ in range(10):
+            await trio.sleep(60)
+            await world.keepers[0].check_in()
+        await trio.sleep(1)
+        [online] = world.coordinator.status()["active_keeper_list"]
+        assert (online["peer_id"], online["uptime"], online["version"]) == ("keeper-1", 600, "0.1.0")
+        assert world.coordinator.status()["total_keepers"] == 2
+        await trio.sleep(OFFLINE_AFTER_S)
+        assert world.coordinator.status()["active_keepers"] == 0
+
+
+async def test_a_check_in_replayed_or_of_another_keeper_counts_for_nothing(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=2) as world:
+        assert world.coordinator is not None
+        honest, liar = world.keepers
+        now = int(world.clock.now())
+        message = honest.signer.check_in(world.ledger.domain, honest.peer_id, "0.1.0", now)
+        stolen = honest.signer.check_in(world.ledger.domain, honest.peer_id, "6.6.6", now + 5)
+        await honest.network.publish(CHECK_INS, message)
+        await trio.sleep(10)
+        await honest.network.publish(CHECK_INS, message)
+        await liar.network.publish(CHECK_INS, stolen)
+        await trio.sleep(1)
+        seen = {k["peer_id"]: k for k in world.coordinator.status()["active_keeper_list"]}
+        assert seen["keeper-1"]["version"] == "0.1.0"
+        assert seen["keeper-1"]["last_checked_in"] == now
+
+
+async def test_known_keepers_are_given_tasks_after_a_restart_without_a_new_check_in(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        world.kill()
+        keepers, world.keepers = world.keepers, []  # nobody checks in
+        await world.start()
+        world.keepers = keepers
+        job_id = await world.post()
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        assert task.attempt == 1
+
+
+async def test_a_posted_job_must_be_the_one_on_chain(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        assert world.coordinator is not None
+        job_id = world.ledger.create_job(OWNER, target=TARGET, interval=10, time_frame=100)
+        for changes, field in (
+            ({"owner": b"\x01" * 20}, "user_address"),
+            ({"contract": b"\x01" * 20}, "target_contract_address"),
+            ({"interval": 5}, "time_interval"),
+            ({"time_frame": 200}, "time_frame"),
+            ({"chain_id": 5}, "target_chain_id"),
+            ({"id": job_id + 1}, "job_id"),
+            ({"arguments": "[]"}, "arguments[0]"),
+            ({"function": "ping"}, "target_function"),
+        ):
+            with pytest.raises(Invalid) as refused:
+                await world.coordinator.jobs.create(world.posted(job_id, **changes), key_owner=KEY_OWNER, trace_id="")
+            assert refused.value.field == field
+        world.ledger.delete_job(job_id)
+        with pytest.raises(Invalid) as refused:
+            await world.coordinator.jobs.create(world.posted(job_id), key_owner=KEY_OWNER, trace_id="")
+        assert refused.value.code == "JOB_INACTIVE"
+        assert await world.store.job(job_id) is None
+
+
+async def test_the_same_job_posted_again_answers_the_same_and_another_does_not(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        assert world.coordinator is not None
+        job_id = await world.post(interval=10, time_frame=1000)
+        create = world.coordinator.jobs.create
+        again = await create(world.posted(job_id), key_owner=KEY_OWNER, trace_id="another")
+        assert (again.job.id, again.job.trace_id, again.user.total_jobs) == (job_id, "tgrx-test", 1)
+        for posted, owner in ((world.posted(job_id, arguments="[6]"), KEY_OWNER), (world.posted(job_id), "thief")):
+            with pytest.raises(Invalid) as refused:
+                await create(posted, key_owner=owner, trace_id="")
+            assert refused.value.code == "JOB_EXISTS"
+        await world.until(lambda tasks: len(tasks) == 3, job_id)
+        assert len({t.trigger_id for t in await world.tasks(job_id)}) == 3
+
+
+async def test_a_call_that_reverts_now_may_be_posted(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        world.ledger.fail_target(TARGET)
+        job_id = await world.post()
+        world.ledger.fail_target(TARGET, failing=False)
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        assert task.successful
+
+
+class DyingStore(MemoryStore):
+    """Kills the coordinator at its n-th call, before or after the call had its effect."""
+
+    def __init__(self, at: int, *, after: bool) -> None:
+        super().__init__()
+        self.left = at
+        self.after = after
+        self.die: Callable[[], None] | None = None
+        self.killed = trio.Event()
+        self.where = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("_") or not inspect.iscoroutinefunction(value):
+            return value
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if self.die is None:
+                return await value(*args, **kwargs)
+            self.left -= 1
+            if self.left != 0:
+                return await value(*args, **kwargs)
+            self.where = name
+            if self.after:
+                await value(*args, **kwargs)
+            self.die()
+            self.killed.set()
+            await trio.lowlevel.checkpoint()  # cancelled here
+            raise AssertionError("a dead coordinator goes on")
+
+        return call
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_call_of_the_store_it_loses_nothing_and_fires_nothing_twice(after: bool) -> None:
+    places = set()
+
+    async def scenario(at: int) -> bool:
+        store = DyingStore(at, after=after)
+        policy = DispatchPolicy(ack_timeout=6, retries=(1, 2, 4), window=8, settle=5)
+        async with open_world(keepers=3, store=store, policy=policy) as world, trio.open_nursery() as nursery:
+            nursery.start_soon(world.certify_all)
+            job_id = await world.post(interval=10, time_frame=30)
+            world.keepers[0].behaviour = is_silent  # so that reassignment is among the steps
+            store.die = world.kill
+            with trio.move_on_after(200):
+                await store.killed.wait()
+            died = store.killed.is_set()
+            store.die = None
+            if died:
+                places.add(store.where)
+                await trio.sleep(1)
+                world.keepers[0].behaviour = executes
+                await world.start()
+            tasks = await world.ended(job_id, 3)
+            assert_each_second_ran_once(world, job_id, [t.trigger_id for t in tasks if t.state is S.COMPLETED])
+            job = await world.store.job(job_id)
+            assert job is not None
+            assert job.status is JobStatus.COMPLETED
+            nursery.cancel_scope.cancel()
+        return died
+
+    def assert_each_second_ran_once(world: World, job_id: int, completed: list[int]) -> None:
+        created_at = world.ledger.state.jobs[job_id].created_at
+        assert sorted(world.executed_seconds(job_id)) == sorted(completed) == [created_at + s for s in (10, 20, 30)]
+
+    at = 1
+    while trio.run(scenario, at, clock=MockClock(autojump_threshold=0)):
+        at += 1
+    assert at > 60
+    assert places >= {"fire", "add_attempt", "mark_published", "acknowledge", "end_attempt", "record", "attempts", "task"}
