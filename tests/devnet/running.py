@@ -257,7 +257,7 @@ class Network:
 
     async def view(self, contract: str, function: Function, *values: Any) -> Any:
         call = {"to": self.ready["contracts"][contract], "data": "0x" + function.encode(*values).hex()}
-        data = await self.rpc.call("eth_call", [call, "latest"])
+        data = await self.rpc.call("eth_call", [call, "pending"])  # a block's hash is known from the next one on
         return function.decode_output(bytes.fromhex(data[2:]))[0]
 
     async def pings(self, value: int) -> int:

@@ -91,7 +91,9 @@ async def test_a_first_ranked_aggregator_killed_before_its_certificate_is_stood_
             record = await ends_once(network, task_id, value)
             assert record["task_status"] == "completed", record
             [validated] = await network.events(TaskValidated, task_id)
-            assert len(validated.attester_ids) == 3
+            ids = {"0x" + keeper.address.hex(): keeper.id for keeper in await network.chain.keepers()}
+            assert validated.submitter_id != ids[first["address"].lower()]
+            assert len(validated.attester_ids) >= 3  # the killed one may have sent its vote before
         finally:
             await network.restart_keeper(first)
             await network.whole()
