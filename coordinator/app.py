@@ -15,11 +15,13 @@ import trio
 from eth_utils.address import to_checksum_address
 
 from consensus.errors import Transient
-from coordinator.api.server import Sources, api_app
+from coordinator.api.access import Sources
+from coordinator.api.server import api_app
 from coordinator.dispatcher import Dispatcher, DispatchPolicy
 from coordinator.guard import Guard
 from coordinator.jobs import Jobs
 from coordinator.keepers import Keepers
+from coordinator.metrics import CoordinatorMetrics
 from coordinator.monitor import Monitor
 from coordinator.scheduler.time import TimeScheduler
 from coordinator.signals import Signals
@@ -35,7 +37,6 @@ from node.infra.observe import Observer, Registry
 from node.infra.rpc import Rpc, open_rpc
 from node.infra.secret import Secret
 from node.infra.settings import ChainSettings, CoordinatorSettings, MeshSettings
-from node.infra.telemetry import Metrics
 from p2p.host import HostConfig, open_network
 from p2p.network import Network
 
@@ -94,6 +95,7 @@ class Coordinator:
             parts.store, chains, parts.clock, parts.compute, planned=self.scheduler.add, deleted=self.scheduler.remove
         )
         self.compute = parts.compute
+        self.chain_ids = tuple(chains)
         self.ready = False
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -155,10 +157,7 @@ def _beginning(step: Callable[..., Any], began: trio.Event) -> Callable[[], Any]
 
 async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> None:
     """Runs the program until cancelled. Raises `Misconfigured`."""
-    metrics = Metrics("coordinator", VERSION)
-    requests = metrics.counter("triggerx_http_requests_total", "HTTP requests answered.", ("method", "route", "status"))
-    tasks = metrics.gauge("triggerx_coordinator_tasks", "Tasks in the store by state and reason.", ("state", "reason"))
-    scheduled = metrics.gauge("triggerx_coordinator_jobs", "Jobs with a due second ahead.")
+    metrics = CoordinatorMetrics(VERSION)
     key = await load_operator(
         settings.dispatcher.keystore,
         read_password(settings.dispatcher.password_file, key="dispatcher.password_file"),
@@ -190,13 +189,6 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
             )
         )
 
-        async def render() -> bytes:
-            tasks.clear()
-            for (state, reason), count in (await store.task_counts()).items():
-                tasks.labels(state, reason).set(count)
-            scheduled.set(len(coordinator.scheduler))
-            return metrics.render(network.counters)
-
         sources = Sources(
             store=store,
             jobs=coordinator.jobs,
@@ -205,8 +197,8 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
             explorers={c.id: c.explorer for c in settings.chains},
             missing=coordinator.missing,
             status=coordinator.status,
-            metrics=render,
-            observe=lambda method, route, status: requests.labels(method, route, str(status)).inc(),
+            metrics=lambda: metrics.render(coordinator, store, network.counters),
+            observe=metrics.observe_request,
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(coordinator.run)

@@ -1,0 +1,87 @@
+"""docs/api.md says what the code does: routes, metrics, codes, and the example is taken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import trio
+
+from consensus import committee
+from coordinator.api import answers, jobs, tasks
+from coordinator.api.access import Sources
+from coordinator.api.requests import one_job
+from coordinator.api.server import api_app
+from coordinator.jobs import Jobs
+from coordinator.metrics import CoordinatorMetrics
+from coordinator.scheduler.time import MISSED_AFTER_S
+from coordinator.store.memory import MemoryStore
+from node.infra.clock import SystemClock
+from node.infra.compute import inline
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "api.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head and without the marks of code."""
+    section = TEXT.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_routes_is_the_apps() -> None:
+    store, clock = MemoryStore(), SystemClock()
+    sources = Sources(
+        store=store,
+        jobs=Jobs(store, {}, clock, inline, planned=lambda _: None, deleted=lambda _: None),
+        clock=clock,
+        compute=inline,
+        explorers={},
+        missing=list,
+        status=dict,
+        metrics=trio.sleep_forever,
+        observe=lambda *_: None,
+    )
+    app = api_app(sources)
+    served = {
+        (method, rule.rule): app.view_functions[rule.endpoint]
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.endpoint != "static"
+    }
+    told = {(method, path): key == "yes" for method, path, key, _ in rows("Routes")}
+    assert told == {route: hasattr(view, "__wrapped__") for route, view in served.items()}
+
+
+def test_the_table_of_metrics_is_the_programs() -> None:
+    all_rows = CoordinatorMetrics("0").metrics.rows()
+    own = [r for r in all_rows if r.name.startswith(("triggerx_http", "triggerx_coordinator"))]
+    assert rows("Metrics") == [[r.name, r.type, ", ".join(r.labels), r.meaning] for r in own]
+
+
+def test_every_code_that_the_api_can_answer_is_in_the_table_of_errors() -> None:
+    sources = [*(ROOT / "coordinator" / "api").glob("*.py"), ROOT / "coordinator" / "jobs.py"]
+    text = "\n".join(path.read_text() for path in sources)
+    raised = (
+        set(re.findall(r'RefusedError\(\s*\d+, "([A-Z_]+)"', text))
+        | set(re.findall(r'code="([A-Z_]+)"', text))
+        | {"UNSUPPORTED_JOB"}
+    )
+    told = set(re.findall(r"\b[A-Z][A-Z_]+\b", " ".join(cells[1] for cells in rows("Errors"))))
+    assert raised <= told
+
+
+def test_the_example_is_a_job() -> None:
+    [example] = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    posted = one_job(example.encode())
+    assert (posted.interval, posted.time_frame, posted.definition) == (10, 3600, 1)
+
+
+def test_numbers_in_the_text_are_the_codes() -> None:
+    assert f"newest {tasks.TASKS_SHOWN} tasks" in TEXT
+    assert tasks.TASKS_SHOWN == jobs.TASK_IDS_SHOWN
+    assert f"{MISSED_AFTER_S:.0f} s late" in TEXT
+    sizes = ", ".join(str(committee.SIZE_BY_LEVEL[level]) for level in (1, 2, 3, 4))
+    assert f"committees of {sizes}; 0, the\ndefault, means {committee.SIZE_BY_LEVEL[0]}" in TEXT
+    assert answers.rfc3339(0) == "1970-01-01T00:00:00Z"
