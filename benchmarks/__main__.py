@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shlex
 import sys
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import trio
+import typer
 
 from benchmarks import gossip_hop, task_stages
 from cli.devnet.screen import quiet_logs
+from cli.program import says_what_is_wrong
 
 VERSIONS = ("libp2p", "trio", "py-arkworks-bls12381", "hypercorn", "httpcore")
 
 
-def main() -> int:
-    """Exit code 1 when a task was not verified."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=50)
-    parser.add_argument("--interval", type=int, default=2, help="seconds from one task to the next")
-    parser.add_argument("--keepers", type=int, default=5)
-    parser.add_argument("--only", choices=("stages", "gossip"), help="one of the two parts")
-    arguments = parser.parse_args()
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+class Part(StrEnum):
+    """What to measure."""
+
+    stages = "stages"
+    gossip = "gossip"
+
+
+@app.command()
+def bench(
+    tasks: Annotated[int, typer.Option(min=1, max=50, help="Tasks; a keeper's status page holds the last 50.")] = 50,
+    interval: Annotated[int, typer.Option(min=1, help="Seconds from one task to the next.")] = 2,
+    keepers: Annotated[int, typer.Option(min=2, help="Keepers of the devnet.")] = 5,
+    only: Annotated[Part | None, typer.Option(help="One of the two parts.", show_default=False)] = None,
+) -> None:
+    """Measure a task's stages and a gossip hop. Exit code 1 when a task was not verified."""
     quiet_logs()
     print(f"$ python -m benchmarks {shlex.join(sys.argv[1:])}".rstrip())
     print(machine())
     failed = False
-    if arguments.only != "gossip":
-        result = trio.run(task_stages.measure, arguments.tasks, arguments.interval, arguments.keepers, print)
+    if only is not Part.gossip:
+        result = trio.run(task_stages.measure, tasks, interval, keepers, print)
         print("\n" + stages_table(result))
-        failed = result.verified < result.tasks or result.tasks < arguments.tasks
-    if arguments.only != "stages":
-        print("\none gossip hop")
-        print(lines_of(gossip_hop.measure()))
+        failed = result.verified < tasks
+    if only is not Part.stages:
+        print()
+        gossip_hop.main()
     print(f"\nload at the end {load()}")
-    return int(failed)
+    if failed:
+        raise typer.Exit(1)
 
 
 def machine() -> str:
@@ -82,16 +95,5 @@ def stages_table(result: task_stages.Result) -> str:
     return "\n".join([*lines, *(f"not verified: {each}" for each in result.unfinished)])
 
 
-def lines_of(measured: dict[str, Any], indent: str = "  ") -> str:
-    """Any nested figures as lines."""
-    lines = []
-    for key, value in measured.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}", lines_of(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key}: {value:.2f}" if isinstance(value, float) else f"{indent}{key}: {value}")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    says_what_is_wrong(app)

@@ -66,7 +66,7 @@ async def test_a_time_job_of_the_sdk_runs_once_an_interval_until_it_is_deleted(d
 
         async def three_accepted() -> list[dict[str, Any]]:
             got = await sdk("get", devnet, job_id=str(job_id))
-            assert got["data"]["jobData"]["job_data"]["job_id"] == str(job_id) if "job_data" in got["data"]["jobData"] else True
+            assert got["data"]["jobData"]["job_id"] == str(job_id)
             tasks = [task for task in got["data"]["taskData"] if task["is_accepted"]]
             return tasks if len(tasks) >= 3 else []
 
