@@ -44,6 +44,8 @@ UNEXECUTED = frozenset({S.CREATED, S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING})
 
 _IN_FLIGHT = 4096  # each waits most of its life in a few kilobytes; beyond this the rest wait their turn in the store
 _QUEUE = 1024  # tasks of one batch of the scheduler, and room
+_KEEPER_PATIENCE_S = 130.0  # two check-ins of a minute, and room
+_KEEPER_POLL_S = 1.0
 _DEFECTS = 4  # of ours that one task may meet before it ends with that reason
 _CONFIRM_POLL_S = 1.0
 _WITNESSES = 2  # keepers who must call a task hopeless before it is: one alone could be lying
@@ -163,16 +165,15 @@ class Dispatcher:
                 await self._assign(task, job, chain, attempts, keeper)
 
     async def _keeper(self, task: Task, tried: frozenset[bytes]) -> Candidate | None:
-        """Waits for one to come online, as long as an acknowledgement may take."""
-        patience = max(task.trigger_id, self._clock.now()) + self._policy.ack_timeout - self._clock.now()
-        with trio.move_on_after(patience):
-            while True:
-                came = self._signals.of(("keepers", task.chain_id))
-                keeper = choose(self._keepers.online(task.chain_id), tried, self._load, self._turn)
-                if keeper is not None:
-                    return keeper
+        """Waits for one to come online, as long as two check-ins take."""
+        until = max(task.trigger_id, self._clock.now()) + _KEEPER_PATIENCE_S
+        while True:
+            came = self._signals.of(("keepers", task.chain_id))
+            keeper = choose(self._keepers.online(task.chain_id), tried, self._load, self._turn)
+            if keeper is not None or self._clock.now() >= until:
+                return keeper
+            with trio.move_on_after(_KEEPER_POLL_S):  # a connection alone is no signal
                 await came.wait()
-        return None
 
     async def _assign(self, task: Task, job: Job, chain: Chain, attempts: Sequence[Attempt], keeper: Candidate) -> None:
         max_fee = await chain.quote(job.security, job.target.gas_limit)

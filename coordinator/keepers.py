@@ -75,12 +75,13 @@ class Keepers:
                 await self._record(each.message, each.source)
 
     def online(self, chain_id: int) -> list[Candidate]:
-        """Registered keepers of a chain whose last check-in is recent."""
+        """Registered keepers of a chain whose last check-in is recent, or who are connected: as after a long absence of ours."""
         connected = self._network.connected()
+        recent = {k.peer_id for k in self._seen.values() if k.chain_id == chain_id and self.is_online(k)}
         return [
-            Candidate(k.address, k.peer_id, k.peer_id in connected)
-            for k in self._seen.values()
-            if k.chain_id == chain_id and self.is_online(k) and self._facts.operator_of(chain_id, k.peer_id) == k.address
+            Candidate(address, peer_id, peer_id in connected)
+            for peer_id in sorted(recent | connected)
+            if (address := self._facts.operator_of(chain_id, peer_id)) is not None
         ]
 
     def all(self) -> list[KeeperSeen]:

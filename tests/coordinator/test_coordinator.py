@@ -157,6 +157,20 @@ async def test_known_keepers_are_given_tasks_after_a_restart_without_a_new_check
         assert task.attempt == 1
 
 
+async def test_after_a_long_absence_connected_keepers_are_given_tasks_before_they_check_in(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post(interval=10, time_frame=2000)
+        world.kill()
+        await trio.sleep(OFFLINE_AFTER_S + 60)
+        keepers, world.keepers = world.keepers, []  # nobody checks in
+        await world.start()
+        world.keepers = keepers
+        started = world.clock.now()
+        tasks = await world.until(lambda tasks: any(t.executed_at and t.executed_at >= int(started) for t in tasks), job_id)
+        assert world.clock.now() < started + 2
+        assert all(t.attempt <= 1 for t in tasks)
+
+
 async def test_a_posted_job_must_be_the_one_on_chain(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         assert world.coordinator is not None

@@ -179,7 +179,7 @@ class World:
         assert self.coordinator is not None
         for keeper in self.keepers:
             await keeper.check_in()
-        while len(self.coordinator.keepers.online(self.ledger.domain.chain_id)) < len(self.keepers):  # noqa: ASYNC110
+        while self.coordinator.status()["active_keepers"] < len(self.keepers):  # noqa: ASYNC110
             await trio.sleep(0.01)
 
     def kill(self) -> None:
