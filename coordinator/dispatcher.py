@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -338,7 +338,3 @@ def _hopeless(attempts: Sequence[Attempt]) -> bool:
 
 def _hex(address: bytes) -> str:
     return "0x" + address.hex()
-
-
-Take = Callable[[int], Awaitable[None]]
-"""Hands a stored task to the dispatcher."""
