@@ -1,0 +1,172 @@
+"""Requests that no honest client sends: each is refused by the field's name, and nothing is stored."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consensus.errors import Invalid
+from coordinator.api.requests import one_job
+from tests.coordinator.conftest import ABI, Api
+from tests.coordinator.world import KEY_OWNER
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "code"),
+    [
+        ({"task_definition_id": 2}, "task_definition_id", "UNSUPPORTED_JOB"),
+        ({"task_definition_id": 7}, "task_definition_id", "UNSUPPORTED_JOB"),
+        ({"task_definition_id": 8}, "task_definition_id", "INVALID_FIELD"),
+        ({"task_definition_id": True}, "task_definition_id", "INVALID_FIELD"),
+        ({"schedule_type": "cron", "cron_expression": "* * * * *"}, "schedule_type", "UNSUPPORTED_JOB"),
+        ({"schedule_type": "specific", "specific_schedule": "x"}, "schedule_type", "UNSUPPORTED_JOB"),
+        ({"dynamic_arguments_script_url": "ipfs://x"}, "dynamic_arguments_script_url", "UNSUPPORTED_JOB"),
+        ({"is_safe": True}, "is_safe", "UNSUPPORTED_JOB"),
+        ({"time_interval": 0}, "time_interval", "INVALID_FIELD"),
+        ({"time_interval": None}, "time_interval", "INVALID_FIELD"),
+        ({"time_interval": 1.5}, "time_interval", "INVALID_FIELD"),
+        ({"time_interval": 2000}, "time_interval", "INVALID_FIELD"),
+        ({"time_frame": -1}, "time_frame", "INVALID_FIELD"),
+        ({"time_frame": 1e30}, "time_frame", "INVALID_FIELD"),
+        ({"time_frame": 999}, "time_frame", "CONTRADICTS_CHAIN"),
+        ({"job_id": "12"}, "job_id", "UNKNOWN_JOB"),
+        ({"job_id": str(2**256)}, "job_id", "INVALID_FIELD"),
+        ({"job_id": "-1"}, "job_id", "INVALID_FIELD"),
+        ({"job_id": "\u0661"}, "job_id", "INVALID_FIELD"),
+        ({"job_id": None}, "job_id", "INVALID_FIELD"),
+        ({"job_title": "x" * 300}, "job_title", "INVALID_FIELD"),
+        ({"job_title": "\ud800"}, "job_title", "INVALID_FIELD"),
+        ({"job_title": "a\0b"}, "job_title", "INVALID_FIELD"),
+        ({"job_title": {"a": 1}}, "job_title", "INVALID_FIELD"),
+        ({"job_cost_prediction": "9" * 100}, "job_cost_prediction", "INVALID_FIELD"),
+        ({"user_address": "0x12"}, "user_address", "INVALID_FIELD"),
+        ({"user_address": "0x" + "\u0661" * 40}, "user_address", "INVALID_FIELD"),
+        ({"user_address": "0x5aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"}, "user_address", "INVALID_FIELD"),
+        ({"user_address": "0x" + "01" * 20}, "user_address", "CONTRADICTS_CHAIN"),
+        ({"target_contract_address": ""}, "target_contract_address", "INVALID_FIELD"),
+        ({"target_chain_id": "1", "created_chain_id": "1"}, "target_chain_id", "UNKNOWN_CHAIN"),
+        ({"target_chain_id": "1"}, "target_chain_id", "INVALID_FIELD"),
+        ({"target_function": "pong"}, "target_function", "INVALID_FIELD"),
+        ({"abi": "[" * 5000}, "abi", "INVALID_FIELD"),
+        ({"abi": "x" * 200_000}, "abi", "INVALID_FIELD"),
+        ({"arguments": []}, "arguments[0]", "INVALID_FIELD"),
+        ({"arguments": ["1", "2"]}, "arguments[1]", "INVALID_FIELD"),
+        ({"arguments": [str(2**256)]}, "arguments[0]", "INVALID_FIELD"),
+        ({"arguments": [0.5]}, "arguments[0]", "INVALID_FIELD"),
+        ({"arguments": "5"}, "arguments", "INVALID_FIELD"),
+        ({"security": 9}, "security", "INVALID_FIELD"),
+    ],
+)  # fmt: skip
+async def test_a_job_that_cannot_be_taken_is_refused_by_field(api: Api, changes: dict[str, Any], field: str, code: str) -> None:
+    job = {**api.job(), **changes}
+    answer = await api.post(job)
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, code, field)
+    assert answer.json()["error"]
+    assert await api.world.store.jobs(key_owner=KEY_OWNER) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "INVALID_BODY"),
+        (b"nonsense", 400, "INVALID_BODY"),
+        (b"\xff\xfe", 400, "INVALID_BODY"),
+        (b"[" * 100_000, 400, "INVALID_BODY"),
+        (b'{"a":' * 50_000, 400, "INVALID_BODY"),
+        (b"NaN", 400, "INVALID_BODY"),
+        (b'[{"a":1,"a":2}]', 400, "INVALID_BODY"),
+        (b"[" + b"9" * 10_000 + b"]", 400, "INVALID_BODY"),
+        (b"{}", 400, "INVALID_BODY"),
+        (b"[]", 422, "UNSUPPORTED_JOB"),
+        (b"[{},{}]", 422, "UNSUPPORTED_JOB"),
+        (b"[5]", 422, "INVALID_FIELD"),
+        (b"[null]", 422, "INVALID_FIELD"),
+        (b"[{}]", 422, "INVALID_FIELD"),
+        (b"[1e999999999]", 422, "INVALID_FIELD"),
+        (b" " * 1_100_000, 413, "REQUEST_ENTITY_TOO_LARGE"),
+    ],
+)
+async def test_a_body_that_is_no_job_is_refused(api: Api, body: bytes, status: int, code: str) -> None:
+    answer = await api.post(body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("path", ["/api/tasks/job/{}", "/api/jobs/id/{}", "/api/tasks/id/{}", "/api/jobs/user/0x00/{}"])
+@pytest.mark.parametrize("bad", ["abc", "-1", str(2**256), "9" * 5000, "%00", "1'; DROP TABLE job_data; --", "%F0%9F%92%A9"])
+async def test_bad_ids_in_paths_are_not_found(api: Api, path: str, bad: str) -> None:
+    answer = await api.get(path.format(bad))
+    assert answer.status_code in (404, 422)
+    assert answer.json()["code"]
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({}, "target_chain_id"),
+        ({"target_chain_id": "5"}, "target_chain_id"),
+        ({"target_chain_id": "x"}, "target_chain_id"),
+        ({"target_chain_id": "31337", "task_definition_id": "9"}, "task_definition_id"),
+        ({"target_chain_id": "31337", "target_contract_address": "0x1"}, "target_contract_address"),
+        (
+            {"target_chain_id": "31337", "target_contract_address": "0x" + "01" * 20, "target_function": "pong", "abi": ABI},
+            "target_function",
+        ),
+        (
+            {
+                "target_chain_id": "31337",
+                "target_contract_address": "0x" + "01" * 20,
+                "target_function": "ping",
+                "abi": ABI,
+                "args": '["x"]',
+            },
+            "arguments[0]",
+        ),
+    ],
+)
+async def test_a_fee_that_cannot_be_told_names_why(api: Api, params: dict[str, str], field: str) -> None:
+    answer = await api.get("/api/jobs/fees", **params)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+VALID: dict[str, Any] = {
+    "job_id": "5",
+    "user_address": "0x" + "01" * 20,
+    "job_title": "t",
+    "task_definition_id": 1,
+    "time_frame": 100,
+    "time_interval": 10,
+    "created_chain_id": "31337",
+    "target_chain_id": "31337",
+    "target_contract_address": "0x" + "02" * 20,
+    "target_function": "ping(uint256)",
+}
+FIELDS = [
+    *VALID,
+    "schedule_type",
+    "abi",
+    "arg_type",
+    "arguments",
+    "job_cost_prediction",
+    "timezone",
+    "safe_address",
+    "unheard_of",
+]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), values, max_size=4))
+def test_any_field_of_any_type_is_taken_or_refused_by_name(changes: dict[str, Any]) -> None:
+    try:
+        posted = one_job(json.dumps([{**VALID, **changes}]).encode())
+    except Invalid as refused:
+        assert refused.field  # noqa: PT017 - it may also be taken
+    else:
+        assert len(posted.owner) == len(posted.contract) == 20
