@@ -61,7 +61,7 @@ def render(heading: Heading, watch: Watch, notices: Sequence[str], *, width: int
         Text(),
         _tasks(watch, max(_MIN_TASKS, min(room, _MAX_TASKS)), hashes=width >= _WIDE),
         *(Text(notice, style="yellow") for notice in notices),
-        Text("Ctrl-C ends the devnet and every process of it", style="dim"),
+        Text("\nCtrl-C ends the devnet and every process of it", style="dim"),
     ]
     return Group(*parts)
 

@@ -138,6 +138,18 @@ def test_ctrl_c_leaves_nothing_and_a_second_start_works_and_a_killed_devnet_leav
         second.close()
 
 
+def test_ctrl_c_while_it_starts_leaves_nothing_either(tmp_path):
+    folder = tmp_path / "net"
+    devnet = start_devnet(folder, "--keepers", "2", "--chain", "embedded")
+    try:
+        eventually(lambda: "starting 2 keepers" in devnet.said(), START_S, "half a start")
+        assert devnet.end(signal.SIGINT) == 0
+        assert processes_naming(folder) == []
+        assert "Traceback" not in devnet.said()
+    finally:
+        devnet.close()
+
+
 def test_a_terminal_shows_tables_of_keepers_and_tasks(tmp_path):
     folder = tmp_path / "net"
     ours, theirs = pty.openpty()
