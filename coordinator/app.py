@@ -47,6 +47,8 @@ _log = structlog.get_logger(__name__)
 
 VERSION = version("triggerx-node")
 STORE_FILE = "coordinator.sqlite"
+HEAD_BYTES = 256 * 1024
+"""Of a request's head: clients send a contract's whole ABI in the query of `GET /api/fees`."""
 
 OnReady = Callable[[dict[str, Any]], None]
 
@@ -204,7 +206,12 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
         await nursery.start(coordinator.run)
         url = await stack.enter_async_context(
             open_server(
-                api_app(sources), settings.api.host, settings.api.port, body_limit=settings.api.body_limit, key="api.port"
+                api_app(sources),
+                settings.api.host,
+                settings.api.port,
+                body_limit=settings.api.body_limit,
+                head_limit=HEAD_BYTES,
+                key="api.port",
             )
         )
         on_ready(

@@ -32,17 +32,24 @@ log = structlog.get_logger(__name__)
 _GRACE_S = 0.8  # requests under way get this long to end; a supervisor expects us gone within a second
 _IDLE_S = 15.0  # a kept connection without a request; also bounds how slowly a request's head may come in
 _BODY_S = 15  # for a body to arrive: a slow sender must not hold a handler
-_HEADER_BYTES = 16 * 1024
+HEAD_BYTES = 16 * 1024
 _BACKLOG = 128
 
 
 @asynccontextmanager
 async def open_server(
-    app: QuartTrio, host: str, port: int, *, body_limit: int = 64 * 1024, max_connections: int = 256, key: str = "status.port"
+    app: QuartTrio,
+    host: str,
+    port: int,
+    *,
+    body_limit: int = 64 * 1024,
+    head_limit: int = HEAD_BYTES,
+    max_connections: int = 256,
+    key: str = "status.port",
 ) -> AsyncIterator[str]:
     """Serves `app` until the context ends and yields its base URL, `http://host:port`; port 0 takes a free one.
 
-    Requests: heads up to 16 KiB, bodies up to `body_limit` bytes (413 beyond), `max_connections` at a time (further ones
+    Requests: heads up to `head_limit` bytes, bodies up to `body_limit` bytes (413 beyond), `max_connections` at a time (further ones
     are closed unanswered). Raises `Misconfigured` naming `key` when the address cannot be bound. On leaving, requests
     under way have most of a second to end.
     """
@@ -50,7 +57,7 @@ async def open_server(
     bound_port = listener.getsockname()[1]
     app.config["MAX_CONTENT_LENGTH"] = body_limit
     app.config["BODY_TIMEOUT"] = _BODY_S
-    server = _Server(app, _config(body_limit), max_connections)
+    server = _Server(app, _config(body_limit, head_limit), max_connections)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
@@ -156,11 +163,11 @@ def _sending_whole(app: QuartTrio) -> Callable[[Any, Any, Send], Awaitable[None]
     return served
 
 
-def _config(body_limit: int) -> Config:
+def _config(body_limit: int, head_limit: int) -> Config:
     config = Config()
     config.keep_alive_timeout = _IDLE_S
-    config.h11_max_incomplete_size = _HEADER_BYTES
-    config.h2_max_header_list_size = _HEADER_BYTES
+    config.h11_max_incomplete_size = head_limit
+    config.h2_max_header_list_size = head_limit
     config.websocket_max_message_size = body_limit
     config.include_server_header = False
     config.accesslog = None

@@ -216,3 +216,18 @@ async def test_garbage_on_the_wire_does_not_stop_it():
             while await stream.receive_some():
                 pass
         assert (await client.get(f"{url}/livez")).text == "ok"
+
+
+@pytest.mark.parametrize(("head", "passes"), [(12_000, True), (60_000, False)])
+async def test_a_head_in_pieces_passes_up_to_the_limit(head: int, passes: bool):
+    async with open_server(make_app(), "127.0.0.1", 0, head_limit=32 * 1024) as url:
+        host, port = url.removeprefix("http://").split(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        request = b"GET /livez?abi=" + b"x" * head + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+        answer = b""
+        with suppress(trio.BrokenResourceError), trio.fail_after(10):
+            for start in range(0, len(request), 1500):
+                await stream.send_all(request[start : start + 1500])
+                await trio.sleep(0)
+            answer = await stream.receive_some(4096)
+        assert answer.startswith(b"HTTP/1.1 200") is passes  # one that still sends when it is refused may hear nothing
