@@ -28,7 +28,7 @@ devnet: $(VENV)/.runtime ## the whole network on this machine, with a demo job (
 	@$(BIN)/triggerx devnet $(ARGS)
 
 test: $(VENV)/.dev tests/js/node_modules/.ready ## every test but the soak (ARGS="tests/p2p -k gossip")
-	@$(WITH_ANVIL) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(WITH_ANVIL) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: lint types imports ## ruff, mypy, import-linter and the tests that need no process and no network
 	@$(BIN)/python -m pytest -q -n $(JOBS) $(FAST)

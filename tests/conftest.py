@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,8 @@ from tests import components
 settings.register_profile("default", deadline=None)
 settings.register_profile("soak", deadline=None, print_blob=True)
 settings.load_profile("default")
+
+ON_A_SHARED_DEVNET = frozenset({"tests/devnet/test_devnet.py", "tests/devnet/test_kills.py", "tests/sdk/test_sdk.py"})
 
 SOAK_FACTOR = 20  # of the number of cases a property test generates otherwise
 
@@ -34,3 +37,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # Hypothesis offers no public way to change what a test's own @settings says.
         if (own := getattr(test, "_hypothesis_internal_use_settings", None)) is not None:
             test._hypothesis_internal_use_settings = settings(own, max_examples=own.max_examples * SOAK_FACTOR)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All tests that share a devnet run on one worker, one after another; every other test runs wherever there is room.
+
+    Not by the mark `xdist_group`: pytest-xdist 3.8 groups nothing under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneWorkerForTheDevnet(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "devnet" if nodeid.partition("::")[0] in ON_A_SHARED_DEVNET else nodeid
+
+    return OneWorkerForTheDevnet(config, log)

@@ -13,7 +13,6 @@ import sys
 from contextlib import suppress
 
 import httpx
-import pytest
 
 from node.infra.chain import TaskExecuted, TaskValidated
 from tests.devnet.running import (
@@ -28,8 +27,6 @@ from tests.devnet.running import (
     program,
     start_devnet,
 )
-
-pytestmark = pytest.mark.xdist_group("devnet")
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 PEER = re.compile(r"12D3Koo\w{45}")

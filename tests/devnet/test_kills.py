@@ -14,7 +14,7 @@ from node.infra.clock import SystemClock
 from tests.devnet.fixtures import on_anvil
 from tests.devnet.running import COMMITTEE, Network, RunningDevnet, connected, soon
 
-pytestmark = [pytest.mark.xdist_group("devnet"), on_anvil]
+pytestmark = on_anvil
 
 values = itertools.count(9_001)
 INTERVAL = 10

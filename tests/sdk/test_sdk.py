@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from consensus.codec import task_id as task_id_of
@@ -17,8 +16,6 @@ from node.infra.clock import SystemClock
 from tests.components import NODE_MODULES, require
 from tests.devnet.fixtures import on_anvil
 from tests.devnet.running import Network, RunningDevnet, connected, soon
-
-pytestmark = pytest.mark.xdist_group("devnet")
 
 CLIENT = Path(__file__).with_name("client.mjs")
 INTERVAL = 3
