@@ -25,7 +25,6 @@ _QUIET = {
     "multiaddr": logging.ERROR,
     "hypercorn": logging.WARNING,
     "quart": logging.WARNING,
-    "web3": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "asyncio": logging.WARNING,
