@@ -9,12 +9,22 @@ from consensus.codec import keccak
 from consensus.errors import Failed, Invalid, Transient
 from consensus.lifecycle import REASONS
 from consensus.messages import JobSpec, Task
+from consensus.rules import MAX_AHEAD
 from node.arguments import encode_call
 from node.infra.chain import Chain, Mined, Prepared, Wallet
 from node.infra.clock import Clock
 from node.infra.compute import Compute
 
 _EARLY_S = 0.002  # a block's whole second must not be the one before: wake this much after the due second begins
+
+
+_REFUSALS = {
+    "TooLate": "DEADLINE_PASSED",
+    "TaskAlreadyExecuted": "ALREADY_EXECUTED",
+    "JobInactive": "JOB_INACTIVE",
+    "InsufficientBalance": "INSUFFICIENT_BALANCE",
+}
+"""The hub's reasons that have a code of their own; the others are HUB_REFUSED, with the reason as its detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,31 @@ class Executor:
             raise Failed("WRONG_TARGET", "the authorised target is not the JobSpec's")
         if not triggers.is_due(job.trigger, authorisation.trigger_id, created_at=job.created_at, time_frame=job.time_frame):
             raise Failed("NOT_DUE", "the second is not one of the job's")
+        if authorisation.trigger_id > self._clock.now() + MAX_AHEAD:
+            raise Failed("NOT_DUE", "more than an hour ahead")
+        await self._check_chain(task)
         prepared = await self._wallet.prepare_execution(authorisation, task.signature, call, 0)
         return Ready(task, call, prepared, max(authorisation.not_before, authorisation.trigger_id))
+
+    async def _check_chain(self, task: Task) -> None:
+        """What the hub would refuse as things stand now: whoever sends such a transaction pays for it."""
+        authorisation = task.authorisation
+        job = await self._chain.job(authorisation.job_id)
+        if job is None:
+            raise Transient("RECORD_NOT_FOUND", "this keeper's RPC does not know the job yet")
+        if not job.active:
+            raise Failed("JOB_INACTIVE")
+        if job.target != authorisation.target:
+            raise Failed("WRONG_TARGET", "the authorised target is not the registered job's")
+        if await self._chain.balance(job.owner) < authorisation.max_fee:
+            raise Failed("INSUFFICIENT_BALANCE")
+        if await self._chain.execution(task.task_id) is not None:
+            raise Failed("ALREADY_EXECUTED")
+
+    async def send_again(self, task: Task) -> bytes:
+        """Sends the recorded bytes of a former run once more: they may never have left. Returns and raises as `send` does."""
+        call = await self.call(task)
+        return await self._wallet.send(await self._wallet.prepare_execution(task.authorisation, task.signature, call, 0))
 
     async def call(self, task: Task) -> bytes:
         """The calldata of a task that was checked before."""
@@ -72,10 +105,10 @@ class Executor:
         return await self._wallet.send(ready.prepared)
 
     async def mined(self, tx_hash: bytes) -> Mined:
-        """The receipt. Raises `Failed` with the hub's reason when it refused."""
+        """The receipt. Raises `Failed` with the hub's reason when it refused: `HUB_REFUSED` or a code of `_REFUSALS`."""
         mined = await self._wallet.mined(tx_hash)
         if not mined.success:
-            raise Failed("HUB_REFUSED", mined.reason)
+            raise Failed(_REFUSALS.get(mined.reason, "HUB_REFUSED"), mined.reason)
         return mined
 
     async def sent_before(self, task: Task) -> bytes | None:

@@ -9,6 +9,7 @@ from consensus.messages import Execution, Verdict
 from node.executor import call_of
 from node.infra.chain import Chain, ExecutionRecord
 from node.infra.compute import Compute
+from node.infra.contracts import decode_execute
 from node.journal import Opinion
 
 YES = Opinion(Verdict.YES, "")
@@ -44,6 +45,15 @@ def execution_digest(execution: Execution, record: ExecutionRecord) -> bytes:
     )
 
 
+def describes(execution: Execution, record: ExecutionRecord) -> bool:
+    """Whether the package is of the execution that the hub recorded.
+
+    One that is not says nothing about it: a task has several attempts, and whoever was given an earlier one can publish a
+    well-signed package of it at any time. A `no` for that would let him have the executing keeper's work rejected.
+    """
+    return record.performer == execution.task.authorisation.performer and execution_digest(execution, record) == record.digest
+
+
 async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, compute: Compute) -> Opinion:
     """This keeper's verdict on one execution, each `no` with the contradiction found. Cheap checks come first.
 
@@ -51,9 +61,9 @@ async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, co
     """
     authorisation = execution.task.authorisation
     spec = execution.task.job()
-    if record.performer != authorisation.performer:
-        return _no("WRONG_PERFORMER")
-    if record.job_id != authorisation.job_id or record.level != authorisation.level:
+    if not describes(execution, record):
+        return _cannot_tell("WRONG_RECORD")
+    if record.level != authorisation.level:
         return _no("WRONG_RECORD")
     if execution.resource_fee != 0:  # a static call uses no resources but gas
         return _no("WRONG_FEE")
@@ -69,8 +79,6 @@ async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, co
         return _no("WRONG_CALL")
     if spec.target != authorisation.target:
         return _no("WRONG_TARGET")
-    if execution_digest(execution, record) != record.digest:
-        return _no("WRONG_RECORD")
     try:
         return await _against_chain(execution, record, chain)
     except Transient as error:
@@ -97,12 +105,20 @@ async def _against_chain(execution: Execution, record: ExecutionRecord, chain: C
     transaction = await chain.transaction(execution.transaction)
     if transaction is None or transaction.block_number is None:
         return _cannot_tell("TRANSACTION_NOT_FOUND")
-    if (transaction.sender, transaction.to, transaction.block_number) != (
-        record.performer,
-        chain.domain.hub,
-        record.block_number,
-    ):
+    if transaction.block_number != record.block_number:  # a reorganisation, or endpoints that do not agree on the branch
+        return _cannot_tell("TRANSACTION_NOT_FOUND")
+    if (transaction.sender, transaction.to) != (record.performer, chain.domain.hub):
         return _no("WRONG_RECORD")
-    if execution.call not in transaction.input:
+    if not transaction.success:  # a copy that the hub refused says nothing about what it executed
+        return _no("WRONG_RECORD")
+    try:
+        asked = decode_execute(transaction.input)
+    except Failed as error:
+        return _no(error.code)
+    if asked.authorisation != authorisation:
+        return _no("WRONG_RECORD")
+    if asked.call != execution.call:
         return _no("WRONG_CALL")
+    if asked.resource_fee != execution.resource_fee:  # what the hub was told to charge, not what the package says
+        return _no("WRONG_FEE")
     return YES

@@ -16,7 +16,8 @@ from consensus.messages import Execution, JobSpec, Uint256, Verdict
 from node.arguments import encode_call
 from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus, Job, Transaction
 from node.infra.compute import inline
-from node.verifier import execution_digest, verify
+from node.infra.contracts import encode_execute
+from node.verifier import describes, execution_digest, verify
 from tests.consensus import samples
 from tests.consensus.samples import DOMAIN, NOW
 
@@ -70,6 +71,12 @@ def recorded(execution: Execution, **changes: Any) -> ExecutionRecord:
     return dataclasses.replace(record, **changes)
 
 
+def asked(execution: Execution, *, call: bytes | None = None, fee: int = 0, **changes: Any) -> bytes:
+    """The transaction's input: what the hub was told, whatever the package says."""
+    authorisation = msgspec.structs.replace(execution.task.authorisation, **changes)
+    return encode_execute(authorisation, execution.task.signature, execution.call if call is None else call, fee)
+
+
 def chain(execution: Execution, *, job: dict[str, Any] | None = None, transaction: dict[str, Any] | None = None) -> Chain:
     registered = Job(
         id=samples.SPEC.job_id,
@@ -82,7 +89,7 @@ def chain(execution: Execution, *, job: dict[str, Any] | None = None, transactio
         recurring=True,
         active=True,
     )
-    mined = Transaction(execution.transaction, PERFORMER, DOMAIN.hub, b"\x00" * 4 + execution.call, 50)
+    mined = Transaction(execution.transaction, PERFORMER, DOMAIN.hub, asked(execution), 50)
     read = Read(dataclasses.replace(registered, **(job or {})), dataclasses.replace(mined, **(transaction or {})))
     return cast(Chain, read)
 
@@ -105,25 +112,21 @@ SPEC = samples.SPEC
 @pytest.mark.parametrize(
     ("reason", "execution", "record", "job", "transaction"),
     [
-        ("WRONG_PERFORMER", executed(), {"performer": b"\x01" * 20}, {}, {}),
-        ("WRONG_RECORD", executed(), {"job_id": 5}, {}, {}),
         ("WRONG_RECORD", executed(), {"level": 1}, {}, {}),
-        ("WRONG_RECORD", executed(), {"success": False}, {}, {}),
-        ("WRONG_RECORD", executed(), {"fee": 10**16}, {}, {}),
-        ("WRONG_RECORD", executed(), {"timestamp": NOW + 1}, {}, {}),
-        ("WRONG_RECORD", executed(), {"digest": bytes(32)}, {}, {}),
         ("NOT_DUE", executed(trigger_id=Uint256(NOW + 7)), {}, {}, {}),
         ("NOT_DUE", executed(trigger_id=Uint256(NOW + 50)), {}, {}, {}),
         ("NOT_DUE", executed(), {}, {"interval": 60}, {}),
         ("WRONG_CALL", executed(call=encode_call("ping(uint256)", '["8"]')), {}, {}, {}),
-        ("WRONG_CALL", executed(), {}, {}, {"input": b"\x00" * 100}),
+        ("WRONG_CALL", executed(), {}, {}, {"input": asked(executed(), call=CALL + bytes(32))}),
+        ("WRONG_FEE", executed(), {}, {}, {"input": asked(executed(), fee=10**15)}),
+        ("WRONG_RECORD", executed(), {}, {}, {"input": asked(executed(), max_fee=Uint256(10**19))}),
+        ("MALFORMED_CALL", executed(), {}, {}, {"input": b"\x00" * 100}),
         ("WRONG_TARGET", executed(msgspec.structs.replace(SPEC, target=b"\x66" * 20)), {}, {}, {}),
         ("WRONG_TARGET", executed(), {}, {"target": b"\x66" * 20}, {}),
         ("WRONG_RECORD", executed(), {}, {"owner": b"\x66" * 20}, {}),
         ("WRONG_RECORD", executed(), {}, {"created_at": 1}, {}),
         ("WRONG_RECORD", executed(), {}, {}, {"sender": b"\x01" * 20}),
         ("WRONG_RECORD", executed(), {}, {}, {"to": b"\x01" * 20}),
-        ("WRONG_RECORD", executed(), {}, {}, {"block_number": 49}),
     ],
 )
 async def test_a_lie_gets_the_no_that_names_it(
@@ -131,6 +134,36 @@ async def test_a_lie_gets_the_no_that_names_it(
 ) -> None:
     opinion = await verify(execution, recorded(execution, **record), chain(execution, job=job, transaction=transaction), inline)
     assert opinion == (Verdict.NO, reason)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"performer": b"\x01" * 20},
+        {"success": False},
+        {"fee": 10**16},
+        {"timestamp": NOW + 1},
+        {"block_number": 51},
+        {"digest": bytes(32)},
+    ],
+)
+async def test_a_package_of_another_execution_says_nothing_about_the_recorded_one(record: dict[str, Any]) -> None:
+    execution = executed()
+    opinion = await verify(execution, recorded(execution, **record), chain(execution), inline)
+    assert opinion == (Verdict.CANNOT_TELL, "WRONG_RECORD")
+
+
+async def test_an_earlier_attempts_package_says_nothing_about_a_later_ones_record() -> None:
+    first, second = executed(attempt=1), executed(attempt=2)
+    assert not describes(first, recorded(second))
+    opinion = await verify(first, recorded(second), chain(second), inline)
+    assert opinion == (Verdict.CANNOT_TELL, "WRONG_RECORD")
+
+
+async def test_endpoints_on_different_branches_are_no_contradiction() -> None:
+    execution = executed()
+    opinion = await verify(execution, recorded(execution), chain(execution, transaction={"block_number": 49}), inline)
+    assert opinion == (Verdict.CANNOT_TELL, "TRANSACTION_NOT_FOUND")
 
 
 async def test_a_claimed_resource_fee_gets_a_no() -> None:
