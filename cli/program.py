@@ -55,6 +55,8 @@ def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Await
             await nursery.start(until_signal, nursery.cancel_scope)
             nursery.start_soon(program, on_ready)
 
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # a killed predecessor's would say "ready" before we are
     sys.setrecursionlimit(_RECURSION_LIMIT)
     gc.collect()
     gc.freeze()  # what is imported stays: a full collection over it would stop the loop for 100 ms

@@ -83,13 +83,14 @@ class ExecutionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A mined transaction. `block_number` is None while it waits."""
+    """A transaction. `block_number` is None while it waits; `success` once it is mined and did not revert."""
 
     hash: bytes
     sender: bytes
     to: bytes | None
     input: bytes
     block_number: int | None
+    success: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,4 +282,9 @@ class EventFeed(Protocol):
 
     async def next(self) -> tuple[Head, Sequence[ChainEvent]]:
         """Waits for the confirmed head to move; returns it with all events up to it since the last call."""
+        ...
+
+    @property
+    def rewound(self) -> int | None:
+        """The first block that the last `next` delivered anew, when a reorganisation had taken back what was delivered before."""
         ...

@@ -46,6 +46,9 @@ class ChainFeed:
         self._wait = wait
         self._rewound = rewound
         self._seen: list[Head] = []
+        self._taken_back: int | None = None  # to be told with the next batch
+        self.rewound: int | None = None
+        """As `EventFeed.rewound`."""
 
     async def next(self) -> tuple[Head, Sequence[ChainEvent]]:
         """The confirmed head, once it moved, and the events since the last call."""
@@ -58,6 +61,7 @@ class ChainFeed:
                     events = await self._source.events(self._next, head.number)
                     self._next = head.number + 1
                     self._seen = [*self._seen[-_REMEMBERED + 1 :], head]
+                    self.rewound, self._taken_back = self._taken_back, None
                     return head, events
             await self._wait()
 
@@ -89,5 +93,6 @@ class ChainFeed:
         floor = last.number - REWIND_BLOCKS + 1
         self._next = max(self._first, floor, seen[-1].number + 1 if seen else 0)
         self._seen = seen
+        self._taken_back = self._next if self._taken_back is None else min(self._taken_back, self._next)
         self._rewound(self._next)
         return True

@@ -212,13 +212,14 @@ class EvmChain:
         if found is None:
             return None
         try:
-            block = receipt["blockNumber"] if receipt else found["blockNumber"]
+            # Without a receipt it is not known whether it reverted: it still waits, as far as we can tell.
             return Transaction(
                 hash=tx_hash,
                 sender=bytes.fromhex(found["from"][2:]),
                 to=bytes.fromhex(found["to"][2:]) if found["to"] else None,
                 input=bytes.fromhex(found["input"][2:]),
-                block_number=int(block, 16) if block else None,
+                block_number=int(receipt["blockNumber"], 16) if receipt else None,
+                success=receipt is not None and int(receipt["status"], 16) == 1,
             )
         except (KeyError, TypeError, ValueError):
             raise Transient("RPC_ERROR", "a malformed transaction") from None
@@ -270,6 +271,10 @@ class _EvmFeed:
         changed = any(isinstance(event, RegistryChanged) for event in events)
         self._chain.epochs.followed(head.number, changed=changed)
         return head, events
+
+    @property
+    def rewound(self) -> int | None:
+        return self._feed.rewound
 
 
 class _Dispatchers:

@@ -11,7 +11,17 @@ import trio
 
 from consensus.codec import Domain
 from consensus.errors import Transient
-from node.infra.chain import Chain, ChainEvent, Head, Keeper, RegistryChanged, TaskExpired, TaskValidated
+from node.infra.chain import (
+    Chain,
+    ChainEvent,
+    ExecutionRecord,
+    ExecutionStatus,
+    Head,
+    Keeper,
+    RegistryChanged,
+    TaskExpired,
+    TaskValidated,
+)
 from p2p.topics import TASKS
 
 if TYPE_CHECKING:
@@ -22,7 +32,21 @@ _log = structlog.get_logger(__name__)
 _SETTLED = 4096  # settled tasks remembered: an hour of more than one a second
 _RETRY_S = 1.0
 
+DONE = "done"
+"""How a task ended that was executed and certified; the other outcomes are `consensus.lifecycle.REASONS`."""
+
+_OUTCOMES = {
+    ExecutionStatus.CERTIFIED: DONE,
+    ExecutionStatus.REJECTED: "REFUSED_BY_COMMITTEE",
+    ExecutionStatus.EXPIRED: "NO_QUORUM",
+}
+
 OnEvents = Callable[[Head, Sequence[ChainEvent]], Awaitable[None]]
+
+
+def outcome_of(record: ExecutionRecord) -> str | None:
+    """How the contracts ended a task; None while they have not."""
+    return _OUTCOMES.get(record.status)
 
 
 class Observer:
@@ -36,8 +60,11 @@ class Observer:
         self._keepers: dict[bytes, Keeper] = {}
         self._by_peer: dict[str, Keeper] = {}
         self._dispatchers: frozenset[bytes] = frozenset()
-        self._settled: OrderedDict[int, None] = OrderedDict()
+        self._settled: OrderedDict[int, tuple[str, int]] = OrderedDict()  # task -> outcome, block
         self._waiting: dict[int, trio.Event] = {}
+        self._rewound = trio.Event()
+        self.rewinds = 0
+        """Reorganisations seen: how often blocks that were followed have left the chain."""
         self.head: Head | None = None
         """Last head followed; None until the first."""
 
@@ -68,14 +95,12 @@ class Observer:
         self._by_peer = {k.peer_id: k for k in keepers}
         self._dispatchers = dispatchers
 
-    async def run(
-        self, on_events: OnEvents | None = None, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, on_events: OnEvents | None = None, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follows the chain for ever; started once the registry has been read. `on_events` sees every batch, in order."""
         while True:
             try:
+                start = await self.chain.head()  # before the registry: what changes while it is read comes with the feed
                 await self.refresh()
-                start = await self.chain.head()
                 break
             except Transient as error:
                 _log.warning("chain unreachable, trying again", code=error.code, detail=error.detail)
@@ -96,27 +121,52 @@ class Observer:
                     await trio.sleep(_RETRY_S)
                     continue
                 self.head = head
-                for event in events:
-                    if isinstance(event, TaskValidated | TaskExpired):
-                        self._settle(event.task_id)
+                self._settle(events, taken_back=feed.rewound)
                 if on_events is not None:
                     await on_events(head, events)
 
-    def settled(self, task_id: int) -> bool:
-        """Whether the contract has certified, rejected or expired this task since we follow."""
-        return task_id in self._settled
+    def outcome(self, task_id: int) -> str | None:
+        """How the contract has ended this task since we follow (`DONE` or a reason's code); None when it has not."""
+        settled = self._settled.get(task_id)
+        return settled[0] if settled else None
 
-    async def wait_settled(self, task_id: int) -> None:
-        """Returns when the contract has settled the task. The caller sets the deadline."""
-        if task_id not in self._settled:
-            await self._waiting.setdefault(task_id, trio.Event()).wait()
+    async def wait_settled(self, task_id: int) -> str:
+        """The task's outcome, once the contract has settled it. The caller sets the deadline."""
+        while (outcome := self.outcome(task_id)) is None:
+            event = self._waiting.setdefault(task_id, trio.Event())
+            try:
+                await event.wait()
+            finally:
+                if not event.is_set() and not event.statistics().tasks_waiting and self._waiting.get(task_id) is event:
+                    del self._waiting[task_id]  # the last to lose patience
+        return outcome
 
-    def _settle(self, task_id: int) -> None:
-        self._settled[task_id] = None
+    async def wait_rewound(self, seen: int) -> None:
+        """Returns once there have been more than `seen` reorganisations (`rewinds`)."""
+        while self.rewinds <= seen:
+            await self._rewound.wait()
+
+    def _settle(self, events: Sequence[ChainEvent], *, taken_back: int | None) -> None:
+        if taken_back is not None:
+            for task_id in [t for t, (_, block) in self._settled.items() if block >= taken_back]:
+                del self._settled[task_id]
+        for event in events:
+            match event:
+                case TaskValidated(task_id=task_id, accepted=accepted):
+                    outcome = DONE if accepted else "REFUSED_BY_COMMITTEE"
+                case TaskExpired(task_id=task_id):
+                    outcome = "NO_QUORUM"
+                case _:
+                    continue
+            self._settled[task_id] = (outcome, event.place.block_number)
+            if (waiting := self._waiting.pop(task_id, None)) is not None:
+                waiting.set()
         while len(self._settled) > _SETTLED:
             self._settled.popitem(last=False)
-        if (event := self._waiting.pop(task_id, None)) is not None:
-            event.set()
+        if taken_back is not None:
+            self.rewinds += 1
+            self._rewound.set()
+            self._rewound = trio.Event()
 
 
 class Registry:

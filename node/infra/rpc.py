@@ -67,7 +67,8 @@ class Unreachable(Transient):
 
 class Rpc(Protocol):
     """JSON-RPC 2.0. Raises `RpcError` for an error answer, `Unreachable` (a `Transient`) when no endpoint answers,
-    `Misconfigured` (`chain.rpc`) when an endpoint serves another chain. The caller's cancel scope is the deadline."""
+    `Misconfigured` (`chain.rpc`) when the first endpoint that answers serves another chain; one that does so later counts
+    as unreachable. The caller's cancel scope is the deadline."""
 
     async def call(self, method: str, params: Sequence[Any] = ()) -> Any: ...
 
@@ -197,6 +198,7 @@ class _FailoverRpc:
         self._endpoints = endpoints
         self._chain_id = chain_id
         self._ids = itertools.count(1)
+        self._proven = False  # an endpoint has served the right chain
         self._slots = trio.CapacityLimiter(_MAX_CONCURRENT)
 
     async def call(self, method: str, params: Sequence[Any] = ()) -> Any:
@@ -257,10 +259,11 @@ class _FailoverRpc:
         except (TypeError, ValueError):
             raise _UnusableError("no usable answer to eth_chainId", sent=False) from None
         if found != self._chain_id:
-            raise Misconfigured(
-                "chain.rpc", f"{endpoint.host} serves chain {found}, expected {self._chain_id}: correct chain.id or the URL"
-            )
-        endpoint.checked = True
+            wrong = f"{endpoint.host} serves chain {found}, expected {self._chain_id}: correct chain.id or the URL"
+            if self._proven:  # while the program works, one endpoint gone wrong is one endpoint gone
+                raise _UnusableError(wrong, sent=False)
+            raise Misconfigured("chain.rpc", wrong)
+        endpoint.checked = self._proven = True
 
 
 def _is_repeatable(method: str) -> bool:

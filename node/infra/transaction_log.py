@@ -41,6 +41,11 @@ CREATE TABLE sent (
 """Migration for a database that holds a `SqliteTransactionLog`."""
 
 
+_KEPT_NONCES = 10_000
+"""Back from the newest: days of work, while a key is asked for minutes after it was sent at most. 20 MB, 200 at the worst."""
+_PRUNE_EVERY = 256
+
+
 class SqliteTransactionLog:
     """Over the table `sent` of a database opened with `durable=True`."""
 
@@ -50,6 +55,8 @@ class SqliteTransactionLog:
     async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None:
         def write(db: sqlite3.Connection) -> None:
             db.execute("INSERT INTO sent (key, raw, tx_hash, nonce) VALUES (?, ?, ?, ?)", (key, raw, tx_hash, nonce))
+            if nonce % _PRUNE_EVERY == 0:
+                db.execute("DELETE FROM sent WHERE nonce < ?", (nonce - _KEPT_NONCES,))
 
         await self._database.write(write)
 

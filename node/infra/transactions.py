@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 _FRESH_S = 6.0  # fees of this age are used as they are: half a block of Ethereum, three of most rollups
 _USABLE_S = 60.0  # and a transaction prepared ahead is still sent at these: at 12 s a block, five blocks' rise is covered
 _TRIES = 4  # nonces or fees that turn out stale, in a row; more means that somebody else sends from this account
+_IN_FLIGHT = 256  # transactions whose bytes are kept for that; of a lost race nobody waits for the receipt
 _REBROADCAST_EVERY = 20  # polls without a receipt, after which the bytes are sent again: a node may have lost them
 
 
@@ -97,7 +99,7 @@ class Outbox:
         self._fees: _Fees | None = None
         self._nonce: int | None = None  # the next one; None: ask the chain
         self._unsettled: list[Sent] = []  # left, or not: answers that we did not get, by nonce
-        self._in_flight: dict[bytes, bytes] = {}  # hash -> bytes, until its receipt
+        self._in_flight: OrderedDict[bytes, bytes] = OrderedDict()  # hash -> bytes, until its receipt
 
     async def prepare(self, key: str, to: bytes | None, data: bytes, *, gas: int, value: int = 0) -> PreparedTransaction:
         """Fetches what `send` will need, ahead of its time. `gas` is the limit, `value` wei. Raises `Transient`."""
@@ -192,7 +194,7 @@ class Outbox:
                 raise _refused(error) from error
         if former in self._unsettled[:1]:
             self._accepted(former)
-        self._in_flight[former.tx_hash] = former.raw
+        self._flies(former)
         return former.tx_hash
 
     async def _next_nonce(self) -> int:
@@ -218,7 +220,12 @@ class Outbox:
     def _accepted(self, sent: Sent) -> None:
         self._unsettled = [other for other in self._unsettled if other.nonce > sent.nonce]
         self._nonce = sent.nonce + 1
+        self._flies(sent)
+
+    def _flies(self, sent: Sent) -> None:
         self._in_flight[sent.tx_hash] = sent.raw
+        while len(self._in_flight) > _IN_FLIGHT:
+            self._in_flight.popitem(last=False)
 
     async def _take_back(self, sent: Sent) -> None:
         """No node has it: its nonce is free again."""
