@@ -18,6 +18,8 @@ from node.infra.compute import Compute
 
 _log = structlog.get_logger(__name__)
 
+_Key = tuple[int, int, int, bytes]
+"""Chain, task, round and execution digest: after a reorganisation both executions of a task may be voted on."""
 _EARLY_VOTES = 128  # of one operator, for executions we have not heard of yet: a burst of tasks in one second
 
 
@@ -34,8 +36,8 @@ class Round:
     committee: Committee
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        return (self.domain.chain_id, self.task_id, self.number)
+    def key(self) -> _Key:
+        return (self.domain.chain_id, self.task_id, self.number, self.execution)
 
     def digest(self, verdict: Verdict) -> bytes:
         """The message that members sign for `verdict`."""
@@ -60,13 +62,13 @@ class Aggregator:
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
-        self._ballots: dict[tuple[int, int, int], _Ballot] = {}
+        self._ballots: dict[_Key, _Ballot] = {}
         # By operator, so that whoever floods pushes out nobody's votes but its own.
-        self._early: dict[bytes, OrderedDict[tuple[int, int, int], Vote]] = {}
+        self._early: dict[bytes, OrderedDict[_Key, Vote]] = {}
 
     def take(self, vote: Vote, operator: bytes) -> None:
         """Counts the vote of a registered operator, or keeps it until its round opens here. Raises `Reject` or `Ignore`."""
-        key = (vote.chain_id, vote.task_id, vote.round)
+        key = (vote.chain_id, vote.task_id, vote.round, vote.execution)
         ballot = self._ballots.get(key)
         if ballot is not None:
             ballot.add(vote, operator)
@@ -86,7 +88,7 @@ class Aggregator:
             for member in round_.committee.members:
                 early = self._early.get(member.address)
                 vote = early.pop(round_.key, None) if early is not None else None
-                if vote is not None and vote.execution == round_.execution:
+                if vote is not None:
                     ballot.add(vote, member.address)
             while True:
                 ballot.changed = trio.Event()
@@ -107,9 +109,19 @@ class Aggregator:
 
 
 def _invalid(quorum: Quorum, digest: bytes) -> list[bytes]:
-    """Addresses whose signatures do not verify; one pairing check when none is bad."""
+    """Addresses whose signatures do not verify; one pairing check when none is bad.
+
+    Signatures that cancel each other out are all bad, though each verifies: no contract accepts infinity. With possession
+    proved, only owners of all these keys together can bring that about, so no honest vote is lost.
+    """
     items = [(signer.key, signature) for signer, signature in zip(quorum.signers, quorum.signatures, strict=True)]
-    return [quorum.signers[i].address for i in bls.find_invalid(items, digest)]
+    bad = [quorum.signers[i].address for i in bls.find_invalid(items, digest)]
+    if not bad:
+        try:
+            bls.aggregate(quorum.signatures)
+        except bls.InvalidPoint:
+            return [signer.address for signer in quorum.signers]
+    return bad
 
 
 def _certificate(round_: Round, quorum: Quorum) -> Certificate:

@@ -1,4 +1,4 @@
-"""One execution's life at a keeper that did not perform it: find its record, hold a seat or not, vote, aggregate, expire."""
+"""One execution's life at a keeper that did not perform it: find its record, hold a seat or not, vote, aggregate."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import structlog
 import trio
 
 from consensus import committee
-from consensus.errors import Failed, Transient
+from consensus.errors import Transient
 from consensus.messages import Execution, Verdict, Vote
 from node.aggregator import Aggregator, Round
-from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus, Wallet
+from node.expirer import Expirer
+from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus
 from node.infra.clock import Clock
 from node.infra.compute import Compute
-from node.infra.observe import Observer
+from node.infra.observe import Observer, outcome_of
 from node.journal import Journal, Opinion
 from node.signer import Signer
 from node.submitter import Submitter
 from node.tracker import Tracker
-from node.verifier import verify
+from node.verifier import describes, verify
 
 _log = structlog.get_logger(__name__)
 
@@ -30,7 +31,7 @@ _RECORD_POLL_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 1.0)  # the rec
 _REVERIFY_S = 1.0  # while this keeper's RPC lags behind the network
 
 SendVote = Callable[[Vote, bytes], Awaitable[None]]
-"""Delivers a vote to the operator with this address. Raises `Transient`."""
+"""Delivers a vote to the operator with this address; goes on trying until it is cancelled. Raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,11 @@ class Attender:
     def __init__(
         self,
         observer: Observer,
-        wallet: Wallet,
         signer: Signer,
         journal: Journal,
         aggregator: Aggregator,
         submitter: Submitter,
+        expirer: Expirer,
         tracker: Tracker,
         clock: Clock,
         compute: Compute,
@@ -60,56 +61,103 @@ class Attender:
     ) -> None:
         self._observer = observer
         self._chain: Chain = observer.chain
-        self._wallet = wallet
         self._signer = signer
         self._journal = journal
         self._aggregator = aggregator
         self._submitter = submitter
+        self._expirer = expirer
         self._tracker = tracker
         self._clock = clock
         self._compute = compute
         self._send_vote = send_vote
         self._settings = settings
 
-    async def attend(self, execution: Execution) -> str:
-        """From the package's arrival to the task's end on chain; returns how it ended here."""
-        task_id = execution.task.task_id
-        record = await self._record(execution)
-        if record is None:
-            return "RECORD_NOT_FOUND"
-        if record.status is not ExecutionStatus.PENDING:
-            return "SETTLED"
-        self._tracker.step(task_id, "recorded")
-        for number in range(committee.MAX_ROUNDS):
-            opens = record.timestamp + number * self._chain.round_seconds
-            await self._clock.sleep_until(opens)
-            round_ = await self._round(execution, record, number)
-            if round_ is None:
-                return "REORGANISED"
-            with trio.move_on_after(max(0.0, opens + self._chain.round_seconds - self._clock.now())):
-                await self._until_settled(execution, record, round_, opens)
-            if self._observer.settled(task_id):
-                return "SETTLED"
-        return await self._expire(execution, record)
+    async def attend(self, execution: Execution) -> str | None:
+        """From the package's arrival to the task's end on chain; returns how it ended here (`observe.DONE` or a reason's code).
 
-    async def _record(self, execution: Execution) -> ExecutionRecord | None:
-        """The hub's record once it is as deep as the chain's confirmations ask; cheap, and before anything dear."""
+        None when the package is not of the execution that the hub recorded: then it says nothing about that one.
+        """
+        task_id = execution.task.task_id
+        opened: ExecutionRecord | None = None
+        while True:
+            record = await self._record(execution, opened)
+            if isinstance(record, str):
+                return record
+            if (outcome := outcome_of(record)) is not None:
+                return outcome
+            if not describes(execution, record):
+                return None
+            number = self._round_of(record)
+            if number >= committee.MAX_ROUNDS:
+                self._expirer.add(task_id, record.timestamp)
+                return "NO_QUORUM"
+            self._tracker.step(task_id, "recorded")
+            ends = record.timestamp + (number + 1) * self._chain.round_seconds
+            with trio.move_on_after(max(0.0, ends - self._clock.now())):
+                await self._hold_round(execution, record, number)
+            if (outcome := self._observer.outcome(task_id)) is not None:
+                return outcome
+            opened = record  # from here on the record is read anew for each round: its block may be another by now
+
+    def _round_of(self, record: ExecutionRecord) -> int:
+        """The round that is open by this keeper's clock."""
+        return max(0, int((self._clock.now() - record.timestamp) // self._chain.round_seconds))
+
+    async def _record(self, execution: Execution, known: ExecutionRecord | None) -> ExecutionRecord | str:
+        """The hub's record once it is as deep as the chain's confirmations ask, or the code of why there is none.
+
+        Cheap, and before anything dear. A record has `record_patience` to appear, and then all rounds' time to be confirmed.
+        """
         waits = iter(_RECORD_POLL_S)
-        with trio.move_on_after(self._settings.record_patience):
+        why = "RECORD_NOT_FOUND" if known is None else "REORGANISED"
+        with trio.move_on_after(self._settings.record_patience) as patience:
             while True:
                 try:
                     record = await self._chain.execution(execution.task.task_id)
-                    if record is not None and (
-                        not self._chain.confirmations
-                        or (await self._chain.head()).number >= record.block_number + self._chain.confirmations
-                    ):
+                    if record is None:
+                        why = "RECORD_NOT_FOUND" if known is None else "REORGANISED"
+                    elif record.status is not ExecutionStatus.PENDING or await self._confirmed(record.block_number):
                         return record
+                    elif known is None or known.digest != record.digest:
+                        known, why = record, "NO_QUORUM"
+                        rounds_end = record.timestamp + committee.MAX_ROUNDS * self._chain.round_seconds
+                        left = max(self._settings.record_patience, rounds_end - self._clock.now())
+                        patience.deadline = trio.current_time() + left
                 except Transient as error:
                     _log.warning("cannot read the record yet", code=error.code, detail=error.detail)
+                    why = error.code
                 await trio.sleep(next(waits, _RECORD_POLL_S[-1]))
-        return None
+        return why
 
-    async def _round(self, execution: Execution, record: ExecutionRecord, number: int) -> Round | None:
+    async def _confirmed(self, block_number: int) -> bool:
+        depth = self._chain.confirmations
+        return not depth or (await self._chain.head()).number >= block_number + depth
+
+    async def _hold_round(self, execution: Execution, record: ExecutionRecord, number: int) -> None:
+        """One round at this keeper, until the contract has settled the task or the block that drew its committee is gone.
+
+        The caller cancels at the round's end.
+        """
+        rewinds = self._observer.rewinds
+        drawn = await self._draw(execution, record, number)
+        if drawn is None:
+            await trio.sleep(_REVERIFY_S)
+            return
+        round_, block_hash = drawn
+        rank = round_.committee.rank(self._signer.address)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_block, round_, block_hash, rewinds, nursery.cancel_scope)
+            if rank is not None:
+                self._tracker.step(round_.task_id, "seated", rank=rank, round=number)
+                if rank < AGGREGATORS:
+                    opens = record.timestamp + number * self._chain.round_seconds
+                    nursery.start_soon(self._aggregate, round_, rank, opens)
+                nursery.start_soon(self._vote, execution, record, round_)
+            await self._observer.wait_settled(round_.task_id)
+            nursery.cancel_scope.cancel()
+
+    async def _draw(self, execution: Execution, record: ExecutionRecord, number: int) -> tuple[Round, bytes] | None:
+        """The round and the hash of the block that drew it; None when an RPC does not know the block (any more)."""
         while True:
             try:
                 epoch = await self._chain.epoch_at(record.block_number)
@@ -121,43 +169,65 @@ class Attender:
         if epoch is None or block is None:
             return None
         drawn = committee.of_task(epoch, block.hash, number, record.level, record.performer)
-        return Round(self._chain.domain, execution.task.task_id, record.digest, record.block_number, epoch.number, number, drawn)
+        task_id, domain = execution.task.task_id, self._chain.domain
+        return Round(domain, task_id, record.digest, record.block_number, epoch.number, number, drawn), block.hash
 
-    async def _until_settled(self, execution: Execution, record: ExecutionRecord, round_: Round, opens: float) -> None:
-        rank = round_.committee.rank(self._signer.address)
-        async with trio.open_nursery() as nursery:
-            if rank is not None:
-                self._tracker.step(round_.task_id, "seated", rank=rank, round=round_.number)
-                if rank < AGGREGATORS:
-                    nursery.start_soon(self._aggregate, round_, rank, opens)
-                nursery.start_soon(self._vote, execution, record, round_)
-            await self._observer.wait_settled(round_.task_id)
-            nursery.cancel_scope.cancel()
+    async def _watch_block(self, round_: Round, block_hash: bytes, rewinds: int, holding: trio.CancelScope) -> None:
+        """Ends the round when its block was reorganised away: another block draws another committee."""
+        while True:
+            await self._observer.wait_rewound(rewinds)
+            while True:
+                rewinds = self._observer.rewinds
+                try:
+                    block = await self._chain.block(round_.block_number)
+                    break
+                except Transient:
+                    await trio.sleep(_REVERIFY_S)
+            if block is None or block.hash != block_hash:
+                _log.warning("the executing block was reorganised away", task_id=str(round_.task_id), block=round_.block_number)
+                holding.cancel()
+                return
 
     async def _vote(self, execution: Execution, record: ExecutionRecord, round_: Round) -> None:
         said: Opinion | None = None
-        while True:
-            opinion = await verify(execution, record, self._chain, self._compute)
-            opinion = await self._journal.vote(round_.task_id, record.digest, opinion)
-            if opinion != said:
-                self._tracker.step(round_.task_id, "voted", verdict=opinion.verdict.name.lower(), reason=opinion.reason)
-                vote = self._signer.vote(
-                    round_.domain,
-                    round_.task_id,
-                    record.digest,
-                    opinion.verdict,
-                    opinion.reason,
-                    block_number=round_.block_number,
-                    epoch=round_.epoch,
-                    round_=round_.number,
-                )
-                async with trio.open_nursery() as nursery:
-                    for member in round_.committee.members[:AGGREGATORS]:
-                        nursery.start_soon(self._send_vote, vote, member.address)
-                said = opinion
-            if opinion.verdict is not Verdict.CANNOT_TELL:
-                return
-            await trio.sleep(_REVERIFY_S)
+        async with trio.open_nursery() as nursery:
+            sending = trio.CancelScope()
+            while True:
+                opinion = await self._opinion(execution, record)
+                if opinion is not None and opinion != said:
+                    self._tracker.step(round_.task_id, "voted", verdict=opinion.verdict.name.lower(), reason=opinion.reason)
+                    vote = self._signer.vote(
+                        round_.domain,
+                        round_.task_id,
+                        record.digest,
+                        opinion.verdict,
+                        opinion.reason,
+                        block_number=round_.block_number,
+                        epoch=round_.epoch,
+                        round_=round_.number,
+                    )
+                    sending.cancel()  # an opinion of before: nobody needs it any more
+                    sending = trio.CancelScope()
+                    nursery.start_soon(self._send, vote, round_, sending)
+                    said = opinion
+                if opinion is not None and opinion.verdict is not Verdict.CANNOT_TELL:
+                    return
+                await trio.sleep(_REVERIFY_S)
+
+    async def _opinion(self, execution: Execution, record: ExecutionRecord) -> Opinion | None:
+        """What this keeper says of an execution, on disk; None when the disk does not take it: then nothing is said."""
+        opinion = await verify(execution, record, self._chain, self._compute)
+        try:
+            return await self._journal.vote(execution.task.task_id, record.digest, opinion)
+        except Transient as error:
+            _log.warning("cannot journal a vote yet", code=error.code, detail=error.detail)
+            return None
+
+    async def _send(self, vote: Vote, round_: Round, sending: trio.CancelScope) -> None:
+        with sending:
+            async with trio.open_nursery() as nursery:
+                for member in round_.committee.members[:AGGREGATORS]:
+                    nursery.start_soon(self._send_vote, vote, member.address)
 
     async def _aggregate(self, round_: Round, rank: int, opens: float) -> None:
         turn = trio.Event()
@@ -172,17 +242,3 @@ class Attender:
             nursery.cancel_scope.cancel()
         self._tracker.step(round_.task_id, "aggregated", signers=len(certificate.signers))
         await self._submitter.submit(certificate)
-
-    async def _expire(self, execution: Execution, record: ExecutionRecord) -> str:
-        """After three rounds without a quorum anyone may have the fee refunded; the operators take turns by id."""
-        grace = record.timestamp + (committee.MAX_ROUNDS + 1) * self._chain.round_seconds
-        keeper = self._observer.keeper(self._signer.address)
-        turn = (keeper.id if keeper else 0) % len(self._observer.keepers or (None,))
-        with trio.move_on_after(max(0.0, grace + (turn + 1) * self._settings.rank_interval - self._clock.now())):
-            await self._observer.wait_settled(execution.task.task_id)
-            return "SETTLED"
-        try:
-            await self._submitter.expire(execution.task.task_id)
-        except (Failed, Transient) as error:
-            return error.code
-        return "NO_QUORUM"

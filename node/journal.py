@@ -5,8 +5,13 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+import structlog
+
+from consensus.errors import Reject
 from consensus.messages import Task, Verdict
 from node.infra.sqlite import Database
+
+_log = structlog.get_logger(__name__)
 
 MIGRATIONS = (
     """
@@ -20,6 +25,13 @@ MIGRATIONS = (
     );
     """,
 )
+
+
+_KEPT_VOTES = 200_000
+"""Newest first: two a second for longer than a package is of interest (`rules.MAX_ATTESTATION`). About 40 MB."""
+_KEPT_TASKS = 10_000
+"""Ended attempts whose outcome is kept; their messages are not."""
+_PRUNE_EVERY = 1024
 
 
 class Accepted(NamedTuple):
@@ -41,6 +53,7 @@ class Journal:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._writes = 0
 
     async def accept(self, task: Task, publisher: str) -> bool:
         """Takes a task on; False when this attempt was taken before."""
@@ -58,18 +71,25 @@ class Journal:
         """Notes how an attempt ended; it is not picked up again after a restart."""
 
         def write(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE task SET outcome = ? WHERE task_id = ? AND attempt = ?", (outcome, str(task_id), attempt))
+            ended = (outcome, str(task_id), attempt)
+            db.execute("UPDATE task SET outcome = ?, message = x'' WHERE task_id = ? AND attempt = ?", ended)
+            self._prune(db)
 
         await self._database.write(write)
 
     async def open_tasks(self) -> list[Accepted]:
-        """Acknowledged and not ended: what a restart goes on with."""
+        """Acknowledged and not ended: what a restart goes on with. What this release cannot read is left to the one that can."""
 
-        def read(db: sqlite3.Connection) -> list[Accepted]:
-            rows = db.execute("SELECT message, publisher FROM task WHERE outcome = '' ORDER BY rowid").fetchall()
-            return [Accepted(Task.decode(message), publisher) for message, publisher in rows]
+        def read(db: sqlite3.Connection) -> list[tuple[bytes, str]]:
+            return db.execute("SELECT message, publisher FROM task WHERE outcome = '' ORDER BY rowid").fetchall()
 
-        return await self._database.read(read)
+        accepted = []
+        for message, publisher in await self._database.read(read):
+            try:
+                accepted.append(Accepted(Task.decode(message), publisher))
+            except Reject as error:
+                _log.warning("journalled task not readable", code=error.code, detail=error.detail)
+        return accepted
 
     async def vote(self, task_id: int, execution: bytes, opinion: Opinion) -> Opinion:
         """Records the verdict on an execution, or returns the one recorded before: a keeper never contradicts itself.
@@ -85,6 +105,14 @@ class Journal:
                 "INSERT OR REPLACE INTO vote (execution, task_id, verdict, reason) VALUES (?, ?, ?, ?)",
                 (execution, str(task_id), int(opinion.verdict), opinion.reason),
             )
+            self._prune(db)
             return opinion
 
         return await self._database.write(write)
+
+    def _prune(self, db: sqlite3.Connection) -> None:
+        """Now and then, and first after a start: what nobody will ask for again must not fill the disk."""
+        self._writes += 1
+        if self._writes % _PRUNE_EVERY == 1:
+            db.execute("DELETE FROM vote WHERE rowid <= (SELECT max(rowid) FROM vote) - ?", (_KEPT_VOTES,))
+            db.execute("DELETE FROM task WHERE outcome <> '' AND rowid <= (SELECT max(rowid) FROM task) - ?", (_KEPT_TASKS,))

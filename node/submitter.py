@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import structlog
+import trio
 
 from consensus.errors import Failed, Transient
 from node.infra.chain import Certificate, Chain, ExecutionStatus, Prepared, Wallet
 from node.tracker import Tracker
 
 _log = structlog.get_logger(__name__)
+
+_RETRY_S = 1.0
 
 
 class Submitter:
@@ -20,19 +23,34 @@ class Submitter:
         self._tracker = tracker
 
     async def submit(self, certificate: Certificate) -> None:
-        """Sends the certificate; the wallet refuses one for a settled task. Other refusals are logged: another rank may try."""
-        try:
-            prepared = await self._wallet.prepare_certificate(certificate)
-            await self._send(certificate.task_id, "certified", prepared)
-        except (Failed, Transient) as error:
-            if await self._lost_race(certificate.task_id):
+        """Sends the certificate, again and again while no RPC is to be had: the caller cancels at the round's end.
+
+        The wallet refuses one for a settled task. Other refusals are logged: another rank may try.
+        """
+        while True:
+            try:
+                prepared = await self._wallet.prepare_certificate(certificate)
+                await self._send(certificate.task_id, "certified", prepared)
                 return
-            self._tracker.step(certificate.task_id, "refused", submit_error=error.code, submit_detail=error.detail)
-            _log.warning("certificate refused", task_id=str(certificate.task_id), code=error.code, detail=error.detail)
+            except Transient as error:
+                self._refused(certificate, error)
+                await trio.sleep(_RETRY_S)
+            except Failed as error:
+                if not await self._lost_race(certificate.task_id):
+                    self._refused(certificate, error)
+                return
 
     async def expire(self, task_id: int) -> None:
-        """Has an unattested task refunded. Raises `Failed` or `Transient`."""
-        await self._send(task_id, "expired", await self._wallet.prepare_expiry(task_id))
+        """Has an unattested task refunded, unless the contract has ended it. Raises `Failed` or `Transient`."""
+        try:
+            await self._send(task_id, "expired", await self._wallet.prepare_expiry(task_id))
+        except Failed:
+            if not await self._lost_race(task_id):
+                raise
+
+    def _refused(self, certificate: Certificate, error: Failed | Transient) -> None:
+        self._tracker.step(certificate.task_id, "refused", submit_error=error.code, submit_detail=error.detail)
+        _log.warning("certificate refused", task_id=str(certificate.task_id), code=error.code, detail=error.detail)
 
     async def _send(self, task_id: int, stage: str, prepared: Prepared) -> None:
         tx_hash = await self._wallet.send(prepared)
