@@ -111,6 +111,7 @@ UNBONDING_SECONDS: public(immutable(uint256))
 
 operators: HashMap[uint256, Operator]
 peerIds: HashMap[uint256, Bytes[64]]
+peerHolder: HashMap[bytes32, address]          # by keccak of the peer id: the one account that may use it
 operatorIdOf: public(HashMap[address, uint256])
 operatorCount: public(uint256)
 keySlots: public(HashMap[uint256, KeySlot])
@@ -125,6 +126,8 @@ epochs: HashMap[uint256, uint256]              # set 160 | fromBlock 40 | time i
 
 @deploy
 def __init__(center: address, minStake: uint256, seatStake: uint256, epochSeconds: uint256, unbondingSeconds: uint256):
+    # Without stake nothing would keep an operator that left from coming back while it is still seated.
+    assert minStake > 0, "ZeroMinStake"
     assert seatStake > 0, "ZeroSeatStake"
     assert epochSeconds > 0, "ZeroEpoch"
     attestationCenter = center
@@ -166,7 +169,7 @@ def register(key: Bytes[160], possession: Bytes[288], peerId: Bytes[64], rewards
         member=len(self.members),
         keySlot=self.keySlotCount,
     )
-    self.peerIds[id] = peerId
+    self._take_peer_id(id, peerId)
     self.operatorIdOf[msg.sender] = id
     log KeeperRegistered(operatorId=id, operator=msg.sender, key=point, peerId=peerId, rewards=rewards, stake=msg.value)
 
@@ -210,7 +213,8 @@ def rotateKey(key: Bytes[160], possession: Bytes[288]):
 def setPeerId(peerId: Bytes[64]):
     id: uint256 = self._active(msg.sender)
     assert len(peerId) > 0, "BadPeerId"
-    self.peerIds[id] = peerId
+    self.peerHolder[keccak256(self.peerIds[id])] = empty(address)
+    self._take_peer_id(id, peerId)
     log PeerIdSet(operatorId=id, peerId=peerId)
 
 
@@ -445,6 +449,18 @@ def _add_key(id: uint256, key: Bytes[128]) -> address:
         operatorId=id, keyHash=keccak256(key), holder=holder, fromEpoch=self._number() + 1, untilEpoch=max_value(uint256)
     )
     return holder
+
+
+@internal
+def _take_peer_id(id: uint256, peerId: Bytes[64]):
+    """
+    @notice Keepers know who speaks by its peer id, so no two accounts may have the same. It stays with an account that has left.
+    """
+    name: bytes32 = keccak256(peerId)
+    holder: address = self.peerHolder[name]
+    assert holder == empty(address) or holder == msg.sender, "PeerIdTaken"
+    self.peerHolder[name] = msg.sender
+    self.peerIds[id] = peerId
 
 
 @internal

@@ -197,6 +197,8 @@ class Ledger:
                 raise Reverted("AlreadyRegistered")
             if key in state.keys_ever:
                 raise Reverted("KeyReused")
+            if any(r.keeper.peer_id == peer_id for r in state.keepers.values()):
+                raise Reverted("PeerIdTaken")
             keeper = Keeper(len(state.keepers) + 1, address, key, peer_id, rewards or address, active=True)
             state.keepers[address] = Registered(keeper, seats)
             state.keys_ever |= {key}

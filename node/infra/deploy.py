@@ -36,7 +36,8 @@ class DeploySettings:
     """The constants of a set of contracts. Addresses are 0x text, stakes and `unit` wei, times seconds.
 
     `seat_stake` is the stake that buys one seat in the draw; `unit` what one attestation earns. An epoch lasts at least four
-    rounds, so that every execution can still be certified, or expire, while its epoch is the current or the previous one.
+    rounds, so that every execution can still be certified, or expire, while its epoch is the current or the previous one; stake
+    is held that long too. Nobody gets a seat for less than a seat's stake.
     """
 
     owner: str
@@ -61,12 +62,16 @@ class DeploySettings:
         for name in ("min_stake", "unbonding_seconds", "unit"):
             if getattr(self, name) < 0:
                 raise Misconfigured(f"deploy.{name}", "must not be negative")
+        if self.min_stake < self.seat_stake:
+            raise Misconfigured("deploy.min_stake", f"must be at least seat_stake = {self.seat_stake}: every keeper holds a seat")
         if self.unit >= 2**64:
             raise Misconfigured("deploy.unit", "must be below 2**64 wei")
         if self.epoch_seconds < _EPOCH_ROUNDS * self.round_seconds:
             raise Misconfigured(
                 "deploy.epoch_seconds", f"must be at least {_EPOCH_ROUNDS} x round_seconds = {_EPOCH_ROUNDS * self.round_seconds}"
             )
+        if self.unbonding_seconds < self.epoch_seconds:
+            raise Misconfigured("deploy.unbonding_seconds", f"must be at least epoch_seconds = {self.epoch_seconds}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,8 @@ async def test_levers_refuse_what_the_contracts_refuse(autojump_clock: MockClock
         chain.ledger.register(again.address, again.key, again.peer_id)
     with pytest.raises(Reverted, match="KeyReused"):
         chain.ledger.register(TARGET, again.key, again.peer_id)
+    with pytest.raises(Reverted, match="PeerIdTaken"):
+        chain.ledger.register(TARGET, actors(9)[8].key, again.peer_id)
     job_id, _ = await due(chain)
     chain.ledger.delete_job(job_id)
     with pytest.raises(Reverted, match="JobInactive"):

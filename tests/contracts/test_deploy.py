@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from eth_abi.abi import encode as abi_encode
 from eth_account import Account
 
 from consensus.codec import keccak
+from consensus.contracts import artifact
 from consensus.errors import Failed, Misconfigured
 from node.infra.deploy import DeploySettings, created_address, deploy
-from tests.contracts.evm import Chain, Contract, abi_of, text
+from tests.contracts.evm import GAS, Chain, Contract, Refused, abi_of, text
 from tests.contracts.world import OWNER, STRANGER, USER, World
 
 SETTINGS = DeploySettings(
@@ -19,12 +21,15 @@ SETTINGS = DeploySettings(
     dispatchers=(text(USER), text(STRANGER)),
     epoch_seconds=600,
     round_seconds=60,
-    min_stake=1,
-    seat_stake=2,
-    unbonding_seconds=3,
+    min_stake=2,
+    seat_stake=1,
+    unbonding_seconds=601,
     unit=4,
     demo=True,
 )
+
+
+HUB_TYPES = ["address", "address[]", *["address"] * 4, "uint256"]
 
 
 class Node:
@@ -74,10 +79,30 @@ async def test_a_set_is_linked_as_its_settings_say(bare: World, deployer):
     assert hub.view("UNIT") == 4
     assert center.view("ROUND_SECONDS") == 60
     names = ("MIN_STAKE", "SEAT_STAKE", "EPOCH_SECONDS", "UNBONDING_SECONDS")
-    assert [registry.view(name) for name in names] == [1, 2, 600, 3]
+    assert [registry.view(name) for name in names] == [2, 1, 600, 601]
     assert at["Demo"].view("count") == 0
     assert made.chain_id == 31337
     assert made.block == bare.chain.number() - 5
+
+
+@pytest.mark.parametrize(
+    ("name", "types", "values", "reason"),
+    [
+        ("KeeperRegistry", ["address", *["uint256"] * 4], [text(USER), 0, 1, 1, 1], "ZeroMinStake"),
+        ("KeeperRegistry", ["address", *["uint256"] * 4], [text(USER), 1, 0, 1, 1], "ZeroSeatStake"),
+        ("KeeperRegistry", ["address", *["uint256"] * 4], [text(USER), 1, 1, 0, 1], "ZeroEpoch"),
+        ("AttestationCenter", ["address", "address", "uint256"], [text(USER), text(USER), 0], "ZeroRound"),
+        ("Hub", HUB_TYPES, [text(bytes(20)), [], *[text(USER)] * 4, 1], "ZeroOwner"),
+        ("Hub", HUB_TYPES, [text(USER), [text(bytes(20))], *[text(USER)] * 4, 1], "ZeroDispatcher"),
+        ("Hub", HUB_TYPES, [text(USER), [], *[text(USER)] * 4, 2**64], "UnitTooLarge"),
+    ],
+)
+def test_a_contract_refuses_constants_that_cannot_be(bare: World, name, types, values, reason):
+    """Whatever deploys it: `DeploySettings` says the same earlier, and names the key."""
+    request = bare.chain.request(USER, None, artifact(name).bytecode + abi_encode(types, values), 0, GAS)
+    with pytest.raises(Refused) as refused:
+        bare.chain.rpc("eth_call", request, "latest")
+    assert refused.value.reason == reason
 
 
 async def test_a_key_deploys_as_well_as_an_account_and_again(bare: World, deployer):
@@ -154,6 +179,8 @@ async def test_a_chain_without_base_fee_is_refused(bare: World, deployer):
         ({"round_seconds": 0}, "deploy.round_seconds"),
         ({"seat_stake": 0}, "deploy.seat_stake"),
         ({"min_stake": -1}, "deploy.min_stake"),
+        ({"min_stake": 1, "seat_stake": 2}, "deploy.min_stake"),
+        ({"unbonding_seconds": 599}, "deploy.unbonding_seconds"),
         ({"unit": 2**64}, "deploy.unit"),
     ],
 )

@@ -323,5 +323,33 @@ def test_peer_ids_and_rewards_are_the_operators_to_set(bare: World):
     assert bare.registry.view("rewardsOf", 1) == STRANGER
 
 
+def test_a_peer_id_is_one_operators_only(bare: World):
+    """Votes count for the operator whose peer sends them: two with one peer id would speak for each other."""
+    bare.register(1)
+    bare.register(2)
+    assert registering(bare, 3, peer_id=b"peer1") == "PeerIdTaken"
+    assert bare.registry.refusal("setPeerId", b"peer1", sender=account(2)) == "PeerIdTaken"
+    bare.registry.send("setPeerId", b"peer1", sender=account(1))
+    bare.registry.send("setPeerId", b"another", sender=account(1))
+    bare.registry.send("setPeerId", b"peer1", sender=account(2))
+    assert bare.registry.refusal("setPeerId", b"peer1", sender=account(1)) == "PeerIdTaken"
+    assert registering(bare, 3, peer_id=b"another") == "PeerIdTaken"
+    bare.registry.send("setPeerId", b"peer2", sender=account(1))
+
+
+def test_a_peer_id_stays_with_the_account_that_left(bare: World):
+    bare.register(1)
+    bare.register(2)
+    bare.advance()
+    bare.registry.send("exit", sender=account(1))
+    assert registering(bare, 3, peer_id=b"peer1") == "PeerIdTaken"
+    bare.advance()
+    bare.chain.warp(UNBONDING_SECONDS)
+    bare.registry.send("withdraw", sender=account(1))
+    again = (key(3), bare.possession(3, account(1)), b"peer1", account(1))
+    bare.registry.send("register", *again, sender=account(1), value=MIN_STAKE)
+    assert bare.registry.view("operator", 3)["peerId"] == b"peer1"
+
+
 def test_the_contract_states_a_possession_as_python_does(bare: World):
     assert bare.registry.view("possessionDigest", key(4), account(4)) == bare.domain.possession_digest(key(4), account(4))
