@@ -285,6 +285,21 @@ def test_a_performer_with_too_little_gas_is_refused(world: World):
     assert world.refused(job, gas_limit=30_000_000) == "GasTooLow"
 
 
+def test_task_numbers_end_where_their_field_does(world: World):
+    hub = "0x" + world.hub.address.hex()
+    for slot in range(12):
+        before = world.chain.rpc("eth_getStorageAt", hub, hex(slot), "latest")
+        world.chain.rpc("anvil_setStorageAt", hub, f"0x{slot:064x}", f"0x{2**32 - 2:064x}")
+        if world.hub.view("nextTaskNumber") == 2**32 - 1:
+            break
+        world.chain.rpc("anvil_setStorageAt", hub, f"0x{slot:064x}", before)
+    job = world.create_job()
+    last = world.execute(job, world.due(job, 1))
+    record = world.hub.view("execution", last.id)
+    assert (record["taskNumber"], record["blockNumber"], record["performerId"]) == (2**32 - 1, last.block, 1)
+    assert world.refused(job, world.due(job, 2)) == "TaskNumbersExhausted"
+
+
 def test_only_the_center_settles(world: World):
     job = world.create_job()
     task = world.execute(job)
