@@ -43,6 +43,8 @@ class Tally:
 
     def quorum(self) -> Quorum | None:
         """The verdict that has enough votes, if one has. Two can never have: their quorums overlap in more than N votes."""
+        if not self._committee.members:
+            return None
         for verdict, needed in ((Verdict.YES, self._committee.yes_quorum), (Verdict.NO, self._committee.no_quorum)):
             ranks = sorted(r for r, v in self._votes.items() if v.verdict is verdict)
             if len(ranks) >= needed:

@@ -96,6 +96,11 @@ def test_a_quorum_is_reported_in_draw_order() -> None:
     assert quorum.signers == members[:4]
 
 
+def test_nobody_is_no_quorum() -> None:
+    tally = Tally(Committee(()), EXECUTION)
+    assert tally.quorum() is None
+
+
 def test_a_strangers_vote_is_rejected_and_a_second_one_ignored() -> None:
     tally = Tally(Committee(operators(3)), EXECUTION)
     with pytest.raises(Reject, match="NOT_IN_COMMITTEE"):

@@ -71,6 +71,33 @@ async def test_more_than_a_third_of_noes_reject() -> None:
     assert holds(made)
 
 
+async def test_two_keys_that_cancel_out_stop_no_aggregator() -> None:
+    """One owner may register a key and its negative; the aggregate of both is infinity, which no contract accepts."""
+    secrets = [SECRETS[0], bls.ORDER - SECRETS[0], *SECRETS[2:]]
+    members = tuple(Operator(i + 1, bytes([i + 1]) * 20, bls.public_key(s)) for i, s in enumerate(secrets))
+    round_ = Round(DOMAIN, 77, ROUND.execution, 50, 3, 0, Committee(members))
+
+    def says(member: int, verdict: Verdict) -> Vote:
+        signature = bls.sign(secrets[member], round_.digest(verdict))
+        return Vote(DOMAIN.chain_id, Uint256(77), round_.execution, verdict, "", 50, 3, 0, signature)
+
+    aggregator, made = Aggregator(inline), list[Certificate]()
+    async with trio.open_nursery() as nursery:
+
+        async def collect() -> None:
+            made.append(await aggregator.certificate(round_))
+
+        nursery.start_soon(collect)
+        await wait_all_tasks_blocked()
+        for member in (0, 1):
+            aggregator.take(says(member, Verdict.NO), members[member].address)
+        await wait_all_tasks_blocked()
+        assert not made
+        for member in (2, 3):
+            aggregator.take(says(member, Verdict.NO), members[member].address)
+    assert made[0].signers == (members[2].address, members[3].address)
+
+
 async def test_before_its_turn_an_aggregator_waits_and_takes_what_comes_meanwhile(autojump_clock: MockClock) -> None:
     aggregator, turn, made = Aggregator(inline), trio.Event(), []
     async with trio.open_nursery() as nursery:
