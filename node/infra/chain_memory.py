@@ -137,7 +137,8 @@ class MemoryChain:
         number = self.ledger.found.get(tx_hash)
         among = self.ledger.pending if number is None else self.ledger.blocks[number].sendings
         found = next((s for s in among if s.hash == tx_hash), None)
-        return Transaction(found.hash, found.sender, found.to, found.input, number) if found else None
+        success = number is not None and any(r.success for r in self.ledger.blocks[number].results if r.tx_hash == tx_hash)
+        return Transaction(found.hash, found.sender, found.to, found.input, number, success) if found else None
 
     async def events(self, from_block: int, to_block: int) -> Sequence[ChainEvent]:
         await self.reach()

@@ -257,6 +257,19 @@ async def test_a_transaction_reads_with_its_sender_and_calldata(world: World) ->
     assert await world.chain.transaction(bytes(32)) is None
 
 
+async def test_a_transaction_that_failed_reads_as_failed(world: World) -> None:
+    """Otherwise a performer could name a harmless copy, refused by the hub, of what it really sent."""
+    job_id, second = await due_job(world)
+    prepared = []
+    for attempt, by in enumerate(world.keepers[:2], 1):
+        asked = authorise(world.chain, job_id, second, by.address, world.target, call=CALL, attempt=attempt)
+        wallet = world.wallet(by)
+        prepared.append((wallet, await wallet.prepare_execution(*asked, CALL, 0)))
+    mined = [await send(wallet, transaction) for wallet, transaction in prepared]
+    found = [await world.chain.transaction(m.tx_hash) for m in mined]
+    assert [t.success for t in found if t] == [m.success for m in mined] == [True, False]
+
+
 async def test_a_firing_executes_once_whoever_tries_again(world: World) -> None:
     job_id, second = await due_job(world)
     assert (await execute(world, job_id, second)).success
