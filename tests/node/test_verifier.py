@@ -119,6 +119,7 @@ SPEC = samples.SPEC
         ("WRONG_CALL", executed(call=encode_call("ping(uint256)", '["8"]')), {}, {}, {}),
         ("WRONG_CALL", executed(), {}, {}, {"input": asked(executed(), call=CALL + bytes(32))}),
         ("WRONG_FEE", executed(), {}, {}, {"input": asked(executed(), fee=10**15)}),
+        ("WRONG_RECORD", executed(), {}, {}, {"success": False}),  # a harmless copy of what it really sent
         ("WRONG_RECORD", executed(), {}, {}, {"input": asked(executed(), max_fee=Uint256(10**19))}),
         ("MALFORMED_CALL", executed(), {}, {}, {"input": b"\x00" * 100}),
         ("WRONG_TARGET", executed(msgspec.structs.replace(SPEC, target=b"\x66" * 20)), {}, {}, {}),
