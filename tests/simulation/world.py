@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -57,9 +58,9 @@ class Resident:
 class World:
     """Keepers, chain and mesh; tests start and kill keepers and publish tasks as a coordinator would."""
 
-    def __init__(self, clock: TrioClock, nursery: trio.Nursery) -> None:
+    def __init__(self, clock: TrioClock, nursery: trio.Nursery, block_seconds: float = 0) -> None:
         self.clock = clock
-        self.ledger = Ledger(clock, round_seconds=12)
+        self.ledger = Ledger(clock, round_seconds=12, block_seconds=block_seconds)
         self.mesh = MemoryMesh(latency=lambda _a, _b: 0.005)
         self.residents: list[Resident] = []
         self.publisher = self.mesh.join("coordinator")
@@ -74,10 +75,22 @@ class World:
         self.residents.append(resident)
         return resident
 
-    async def start(self, resident: Resident, keeper_type: Callable[[Parts], Keeper] = Keeper) -> None:
-        """Starts (or restarts) a keeper's process; returns when it is ready."""
-        chain = resident.chain = MemoryChain(self.clock, ledger=self.ledger, latency=0.002)
-        resident.tracker = Tracker(lambda: round(self.clock.now() * 1000))
+    async def start(
+        self,
+        resident: Resident,
+        keeper_type: Callable[[Parts], Keeper] = Keeper,
+        *,
+        confirmations: int = 0,
+        ahead: float = 0,
+        offline: bool = False,
+    ) -> None:
+        """Starts (or restarts) a keeper's process; returns when it is ready. Its clock is `ahead` seconds of the chain's.
+
+        An `offline` one cannot reach the chain, and is not waited for.
+        """
+        chain = resident.chain = MemoryChain(self.clock, ledger=self.ledger, latency=0.002, confirmations=confirmations)
+        clock = TrioClock(self.clock.now() + ahead)
+        resident.tracker = Tracker(lambda: round(clock.now() * 1000))
         observer = Observer(chain)
         registry = Registry({self.ledger.domain.chain_id: observer})
         parts = Parts(
@@ -87,7 +100,7 @@ class World:
             signer=Signer(resident.operator, resident.bls_secret),
             journal=Journal(resident.database),
             tracker=resident.tracker,
-            clock=self.clock,
+            clock=clock,
             compute=inline,
             version="0",
             duties=DutySettings(rank_interval=2.0),
@@ -99,7 +112,11 @@ class World:
             with resident.scope:
                 await keeper_type(parts).run(task_status=task_status)
 
-        await self._nursery.start(run)
+        if offline:
+            chain.go_offline()
+            self._nursery.start_soon(partial(run, task_status=trio.TASK_STATUS_IGNORED))
+        else:
+            await self._nursery.start(run)
 
     def kill(self, resident: Resident) -> None:
         """As SIGKILL does: the process ends at once, its peers see it gone."""
@@ -107,7 +124,7 @@ class World:
         resident.scope.cancel()
         self.mesh.leave(resident.peer_id)
 
-    def create_job(self, *, interval: int = 10, time_frame: int = 3600) -> JobSpec:
+    def create_job(self, *, interval: int = 10, time_frame: int = 3600, level: int = 2) -> JobSpec:
         job_id = self.ledger.create_job(OWNER, target=TARGET, interval=interval, time_frame=time_frame)
         job = self.ledger.state.jobs[job_id]
         return JobSpec(
@@ -121,7 +138,7 @@ class World:
             target=TARGET,
             function=FUNCTION,
             arguments=ARGUMENTS,
-            level=2,
+            level=level,
         )
 
     def task(
@@ -153,10 +170,13 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(keepers: int) -> AsyncIterator[World]:
-    """A world with `keepers` registered and seated keepers, none of them started."""
+async def open_world(keepers: int, *, block_seconds: float = 0) -> AsyncIterator[World]:
+    """A world with `keepers` registered and seated keepers, none of them started. Without `block_seconds` each transaction
+    is a block of its own."""
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        world = World(TrioClock(), nursery)
+        world = World(TrioClock(), nursery, block_seconds)
+        if block_seconds:
+            nursery.start_soon(world.ledger.run)
         for number in range(keepers):
             world.settle(number, await stack.enter_async_context(open_database(MEMORY, MIGRATIONS, durable=False)))
         world.ledger.advance_epoch()
