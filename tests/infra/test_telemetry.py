@@ -103,7 +103,7 @@ def test_libraries_are_routed_and_quietened():
     lines = run(
         "json",
         """
-        logging.getLogger("web3.providers").info("chatter")
+        logging.getLogger("httpcore.connection").info("chatter")
         logging.getLogger("libp2p.pubsub").warning("chatter")
         logging.getLogger("httpx").debug("chatter")
         logging.getLogger("hypercorn.error").error("broken %s", "pipe")
