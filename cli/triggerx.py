@@ -1,4 +1,4 @@
-"""`triggerx`: the devnet, and what an operator does on chain once: deploy, register a keeper, advance an epoch."""
+"""`triggerx`: the devnet, and what an operator does on chain: deploy, register a keeper, advance an epoch, claim."""
 
 from __future__ import annotations
 
@@ -122,6 +122,30 @@ def register(
         return f"registered {sender.address} with {amount} wei and peer id {peer_id} in transaction {receipt['transactionHash']}"
 
     typer.echo(_send(chain.rpc[0], key, work))
+
+
+@app.command()
+def claim(
+    config: Annotated[Path, typer.Option(help="The keeper's configuration: its account claims what it has earned.")],
+    chain_id: Annotated[int | None, typer.Option(help="Which of its chains; unset, the only one.", show_default=False)] = None,
+) -> None:
+    """Have everything that this keeper earned paid to its rewards address."""
+    from cli.rewards import claim as claim_rewards
+    from node.infra.evm import open_chain
+
+    settings = load(config, NodeSettings)
+    if settings.keys is None:
+        raise Misconfigured("keys", "keys: missing: a keeper claims with its operator key; add the table [keys]")
+    chain = _chain(settings, chain_id)
+
+    async def work(sender: Sender) -> str:
+        done = await claim_rewards(sender, await open_chain(chain, sender.rpc), chain.contracts.since_block)
+        if not done.transactions:
+            return "nothing to claim"
+        earned = f"{done.executions} executions and {done.attestations} attestations"
+        return f"claimed for {earned} in transaction {', '.join(done.transactions)}"
+
+    typer.echo(_send(chain.rpc[0], _key(settings.keys.operator, settings.keys.password_file), work))
 
 
 @epoch.command("advance")
