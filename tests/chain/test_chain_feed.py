@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus.errors import Transient
 from node.infra.chain import ChainEvent, EventPlace, Head, TaskExpired
 from node.infra.chain_feed import REWIND_BLOCKS, ChainFeed
 
@@ -50,6 +52,10 @@ async def stop() -> None:
     raise NothingNewError
 
 
+async def unreachable(from_block: int, to_block: int) -> Sequence[ChainEvent]:
+    raise Transient("RPC_UNREACHABLE")
+
+
 async def drain(feed: ChainFeed) -> list[tuple[int, int]]:
     """(branch, block) of every event that the feed has for now."""
     found: list[tuple[int, int]] = []
@@ -73,6 +79,26 @@ async def test_a_new_branch_is_delivered_from_the_fork_on() -> None:
     chain.fork(2, 3, branch=1)
     assert await drain(feed) == [(1, 7), (1, 8), (1, 9)]
     assert rewound == [7]
+    assert feed.rewound == 7
+    chain.grow(1, branch=1)
+    assert await drain(feed) == [(1, 10)]
+    assert feed.rewound is None
+
+
+async def test_a_reorganisation_is_told_with_the_batch_that_replaces_it_even_if_that_had_to_be_read_twice() -> None:
+    chain = Blocks()
+    feed = ChainFeed(chain, 1, stop)
+    for _ in range(5):
+        chain.grow(1)
+        await drain(feed)
+    chain.fork(2, 3, branch=1)
+    read, chain.events = chain.events, unreachable  # type: ignore[method-assign]
+    with pytest.raises(Transient):
+        await feed.next()
+    assert feed.rewound is None
+    chain.events = read  # type: ignore[method-assign]
+    assert await drain(feed) == [(1, 4), (1, 5), (1, 6)]
+    assert feed.rewound == 4
 
 
 async def test_a_shorter_branch_is_followed_too() -> None:

@@ -236,3 +236,21 @@ async def test_a_real_node_answers_and_refuses(anvil):
     async with open_rpc([anvil], expect_chain_id=1) as rpc:
         with pytest.raises(Misconfigured):
             await rpc.call("eth_blockNumber")
+
+
+async def test_a_second_endpoint_of_another_chain_counts_as_unreachable_and_ends_nothing():
+    answers_left = [2]  # eth_chainId and one call
+
+    def twice(request: dict[str, object]) -> Answer:
+        answers_left[0] -= 1
+        return rpc_answer(CHAIN)(request) if answers_left[0] >= 0 else Answer(b"", status=503)
+
+    wrong = rpc_answer({**CHAIN, "eth_chainId": "0x1"})
+    async with (
+        open_peer(twice) as first,
+        open_peer(wrong) as second,
+        open_rpc([first.url, second.url], expect_chain_id=31337) as rpc,
+    ):
+        assert await rpc.call("eth_blockNumber") == "0x10"
+        with pytest.raises(Unreachable, match="serves chain 1, expected 31337"):
+            await rpc.call("eth_blockNumber")

@@ -389,3 +389,16 @@ async def test_on_a_real_chain(anvil, tmp_path):
         with pytest.raises(Failed) as caught:
             await third.send(await third.prepare("h", TO, b"", gas=21_000, value=10**30))
         assert caught.value.code == "INSUFFICIENT_FUNDS"
+
+
+async def test_what_nobody_waits_for_is_not_remembered_for_ever(sent_log):
+    box = outbox(FakeNode(), sent_log)
+    for index in range(300):
+        await send(box, str(index))
+    assert len(box._in_flight) == 256
+
+
+async def test_the_log_of_what_was_sent_does_not_fill_the_disk(sent_log):
+    for nonce in (0, 1, 300, 10_239, 10_240, 10_241):
+        await sent_log.record(f"key {nonce}", b"raw", bytes(32), nonce)
+    assert [sent.nonce for sent in await sent_log.since(0)] == [300, 10_239, 10_240, 10_241]
