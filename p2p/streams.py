@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ from libp2p.peer.id import ID
 
 from consensus.errors import Ignore, Invalid, Reject, Transient
 from p2p.framing import BrokenFrame, EndOfStream, FrameReader, frame, read_exact_frame
+from p2p.limits import Rate, RateLimiter
 from p2p.network import Counters, Exchange, PeerId
 
 Q = TypeVar("Q")
@@ -34,11 +35,15 @@ StreamHandler = Callable[[INetStream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Seconds: `negotiate` to agree on a protocol, `read` to receive a whole request, `handle` until it is answered."""
+    """Seconds: `negotiate` to agree on a protocol, `read` to receive a whole request, `handle` until it is answered.
+
+    `per_peer` is what one peer may open: a vote for each of a burst of tasks, and far below what would keep us busy.
+    """
 
     negotiate: float = 5.0
     read: float = 10.0
     handle: float = 30.0
+    per_peer: Rate = field(default_factory=lambda: Rate(per_second=100.0, burst=512))
 
 
 class Streams:
@@ -62,13 +67,18 @@ class Streams:
         self._refused = refused
         self._limits = limits
         self._open: dict[ID, int] = {}
+        self._opened: RateLimiter[ID] = RateLimiter(limits.per_peer)
         self._handlers = trio.Semaphore(HANDLERS_AT_ONCE)
         self._local: dict[str, tuple[Exchange[Any, Any], Callable[[Any, PeerId], Awaitable[Any]]]] = {}
 
     async def accept(self, stream: INetStream) -> None:
         """Serves one inbound stream to its end. In upstream an exception that leaves a stream's handler ends the whole host."""
         peer = stream.muxed_conn.peer_id
-        if self._open.get(peer, 0) >= STREAMS_PER_PEER or self._refused(peer.to_base58()):
+        if (
+            self._open.get(peer, 0) >= STREAMS_PER_PEER
+            or self._refused(peer.to_base58())
+            or not self._opened.allow(peer, trio.current_time())
+        ):
             self._counters.refused_streams += 1
             await _quietly(stream.reset)
             return

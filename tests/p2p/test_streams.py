@@ -13,6 +13,7 @@ from libp2p.network.stream.exceptions import StreamError
 from consensus.errors import Reject, Transient
 from p2p.framing import frame, uvarint
 from p2p.host import HostConfig, open_network
+from p2p.limits import Rate
 from p2p.muxer import INBOUND_STREAMS
 from p2p.network import Exchange, PeerId
 from p2p.streams import MULTISTREAM, STREAMS_PER_PEER, StreamLimits
@@ -173,3 +174,20 @@ async def test_large_frames_pass_in_both_directions_at_once(tmp_path: Path) -> N
                 for _ in range(3):
                     nursery.start_soon(ask, a, b.peer_id)
                     nursery.start_soon(ask, b, a.peer_id)
+
+
+async def test_a_peer_that_opens_streams_without_end_is_slowed_and_nobody_else(tmp_path: Path) -> None:
+    slow = StreamLimits(per_peer=Rate(per_second=0.01, burst=10))
+    config = HostConfig(tmp_path / "key", listen=(LOOPBACK,), streams=slow)
+    async with open_network(config) as victim, victim.serve(ECHO, echo), hostile(victim) as peer:
+        answered = 0
+        for _ in range(15):
+            stream = await peer.stream()
+            with suppress(StreamError):
+                await stream.write(HELLO + frame(b"x"))
+            answered += await read_all(stream) == HELLO + frame(b"x")
+        assert 0 < answered <= 10
+        assert victim.counters.refused_streams >= 5
+        async with open_network(HostConfig(tmp_path / "other", bootstrap=victim.addresses, listen=(LOOPBACK,))) as other:
+            await until(lambda: victim.peer_id in other.connected())
+            assert await other.request(victim.peer_id, ECHO, "fine") == "fine"
