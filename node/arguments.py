@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from eth_abi.abi import encode
 from eth_utils.address import is_checksum_address, to_checksum_address
 
 from consensus.codec import keccak
 from consensus.errors import Invalid
 from consensus.messages import MAX_CALL_BYTES
+from node.infra.abi import AbiType, encode
 from node.infra.nesting import check_nesting
 
 MAX_DEPTH = 16
@@ -23,7 +23,10 @@ MAX_TYPES = 256
 """Types in one signature, tuple members counted."""
 MAX_ARRAY = MAX_CALL_BYTES // 32
 """More elements than this never fit the calldata of a task."""
+MAX_NUMBER = 256
+"""Characters of one number: a 256-bit integer has 78 digits."""
 
+_CANDIDATES = 16  # signatures of one name that an error lists
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,255}\Z")
 _BASE = re.compile(r"(uint|int|bytes|address|bool|string)(\d{0,3})")
 _SUFFIX = re.compile(r"\[(\d{0,6})\]")
@@ -31,27 +34,11 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d{1,6})?\Z", re.ASCII)
 _HEX = re.compile(r"0[xX]([0-9a-fA-F]*)\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class AbiType:
-    """One type: `base` with its bits or bytes, or a tuple's `members`; `dims` are array sizes, innermost first, None open."""
-
-    base: str
-    size: int = 0
-    members: tuple[AbiType, ...] = ()
-    names: tuple[str, ...] = ()
-    dims: tuple[int | None, ...] = ()
-
-    @property
-    def canonical(self) -> str:
-        text = f"({','.join(m.canonical for m in self.members)})" if self.base == "tuple" else f"{self.base}{self.size or ''}"
-        return text + "".join(f"[{'' if d is None else d}]" for d in self.dims)
-
-
 def parse_json(text: str, field: str) -> Any:
     """JSON without loss: integers exact, other numbers as Decimal, no NaN, no repeated keys. Raises `Invalid` for `field`."""
     try:
         check_nesting(text)
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
+        return json.loads(text, parse_float=_decimal, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError:
         raise Invalid(field, "nested too deeply") from None
     except ValueError as error:
@@ -91,7 +78,8 @@ def resolve_function(target_function: str, abi: str) -> str:
     if not candidates:
         raise Invalid("target_function", f"the ABI has no function {wanted}", "send the target's ABI, or the full signature")
     if len(candidates) > 1:
-        raise Invalid("target_function", f"is overloaded: {', '.join(candidates)}", "send one of these signatures")
+        shown = ", ".join(candidates[:_CANDIDATES]) + (", ..." if len(candidates) > _CANDIDATES else "")
+        raise Invalid("target_function", f"is overloaded: {shown}", "send one of these signatures")
     return candidates[0]
 
 
@@ -109,14 +97,19 @@ def encode_call(function: str, arguments: str, abi: str = "") -> bytes:
     Raises `Invalid` naming the argument (`arguments[0]`, `arguments[1].amount`) for whatever is missing, left over,
     out of range, of another type, or would lose a digit.
     """
-    types = [t.canonical for t in _types(function, abi)]
-    try:
-        call = keccak(function.encode())[:4] + encode(types, _values(function, arguments, abi))
-    except (ValueError, TypeError, OverflowError) as error:  # nothing known reaches this: values are converted before
-        raise Invalid("arguments", str(error)[:200]) from None
+    call = keccak(function.encode())[:4] + encode(_types(function, abi), _values(function, arguments, abi))
     if len(call) > MAX_CALL_BYTES:
         raise Invalid("arguments", f"the call takes {len(call)} bytes, at most {MAX_CALL_BYTES} are carried")
     return call
+
+
+def _decimal(text: str) -> Decimal:
+    if len(text) > MAX_NUMBER:  # what is done with digits takes the square of their number
+        raise ValueError(f"a number of {len(text)} characters")
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError("a number's exponent is out of range") from None
 
 
 def _no_constant(name: str) -> Any:
@@ -298,8 +291,7 @@ def _array(kind: AbiType, value: Any, field: str) -> list[Any]:
         _count(len(value), wanted, field, f"{kind.canonical} has {wanted} elements")
     if len(value) > MAX_ARRAY:
         raise Invalid(field, f"has {len(value)} elements, more than a call carries")
-    element = replace(kind, dims=kind.dims[:-1])
-    return [_convert(element, each, f"{field}[{i}]") for i, each in enumerate(value)]
+    return [_convert(kind.element, each, f"{field}[{i}]") for i, each in enumerate(value)]
 
 
 def _tuple(kind: AbiType, value: Any, field: str) -> tuple[Any, ...]:
@@ -332,10 +324,10 @@ def _whole(value: Any, field: str, kind: AbiType) -> int:
     if isinstance(value, str):
         sign, digits = (-1, value[1:]) if value.startswith("-") else (1, value)
         if (match := _HEX.match(digits)) and match[1]:
-            if len(match[1]) > 256:
+            if len(match[1]) > MAX_NUMBER:
                 raise Invalid(field, f"is out of range for {kind.canonical}")
             return sign * int(match[1], 16)
-        if not _NUMBER.match(value) or len(value) > 256:
+        if not _NUMBER.match(value) or len(value) > MAX_NUMBER:
             raise Invalid(field, f"is no integer, {kind.canonical} takes one", "send digits, or hex with 0x")
         value = Decimal(value)
     if isinstance(value, int) and not isinstance(value, bool):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from eth_abi.abi import decode, encode
+from eth_abi.grammar import parse
+from eth_abi.registry import registry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -178,6 +180,31 @@ def test_bad_functions_are_refused_by_name(function: str, abi: str, field: str) 
 
 def test_a_function_without_parameters_needs_no_arguments() -> None:
     assert encode_call("tick()", "") == encode_call("tick()", "[]") == encode_call("tick()", "null") == keccak(b"tick()")[:4]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[1e99999999999999999999]", "[1e-99999999999999999999]", "[1." + "0" * 250_000 + "1]", "[" + "9" * 250_000 + "]"],
+    ids=["large exponent", "small exponent", "digits of a fraction", "digits"],
+)
+def test_a_number_too_long_to_compute_with_is_refused_unread(arguments: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        encode_call("f(uint256)", arguments)
+    assert refused.value.field == "arguments"
+
+
+def test_types_that_strangers_bring_are_not_kept() -> None:
+    kept = [parse.cache_info().currsize, registry.get_encoder.cache_info().currsize]
+    encode_call("never_seen_before((uint8[77],bytes19[78][])[])", "[[]]")
+    assert kept == [parse.cache_info().currsize, registry.get_encoder.cache_info().currsize]
+
+
+def test_an_overloaded_name_lists_some_of_its_signatures() -> None:
+    abi = json.dumps([{"name": "f", "inputs": [{"type": f"bytes[{i}][{j}]"}]} for i in range(1, 40) for j in range(1, 40)])
+    with pytest.raises(Invalid) as refused:
+        resolve_function("f", abi)
+    assert "f(bytes[10][10]), " in refused.value.problem
+    assert len(refused.value.problem) < 500
 
 
 scalars = st.one_of(
