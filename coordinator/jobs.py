@@ -107,10 +107,15 @@ class Jobs:
             known = await self._store.add_job(job)
             if known == job and job.planned is not None:
                 self._planned(job.planned)
+            again = await chain.job(posted.id)
+            if again is not None and not again.active:  # deleted before the monitor could know whose event that was
+                known = await self.delete(known)
         if known.key_owner != key_owner:
             raise Invalid("job_id", "this job was posted with another API key", "post each job once", code="JOB_EXISTS")
         if known.spec != _spec(posted, call, known.created_at, known.time_frame):
             raise Invalid("job_id", "this job was posted before, and differently", "create a new job", code="JOB_EXISTS")
+        if known.status is JobStatus.DELETED:  # taken, it would never run
+            raise Invalid("job_id", "this job was deleted", "create a new one", code="JOB_INACTIVE")
         user = await self._store.user(known.owner)
         assert user is not None  # add_job makes the owner's row
         return Taken(known, user, await chain.balance(known.owner))
@@ -184,8 +189,9 @@ class Jobs:
 
     async def delete(self, job: Job) -> Job:
         """The job fires no more, at once. What was dispatched before may still execute."""
-        self._deleted(job.id)
-        return await self._store.end_job(job.id, JobStatus.DELETED, int(self._clock.now())) or job
+        ended = await self._store.end_job(job.id, JobStatus.DELETED, int(self._clock.now())) or job
+        self._deleted(job.id)  # not before: a job that the store could not end must fire on
+        return ended
 
     async def fee(self, chain_id: int, contract: bytes | None, function: str, abi: str, arguments: str) -> int:
         """Upper bound of one execution's cost in wei; for a call that cannot be tried yet, of a middling one."""

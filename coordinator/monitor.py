@@ -124,11 +124,14 @@ class Monitor:
         async with trio.open_nursery() as nursery, self._chain.follow(max(1, checkpoint + 1 - REWIND_BLOCKS)) as feed:
             nursery.start_soon(self._watch_rounds)
             stale = False
+            read: tuple[Head, Sequence[ChainEvent]] | None = None  # not in the store yet: the feed tells nothing twice
             while True:
                 try:
-                    head, events = await feed.next()
-                    stale = stale or any(isinstance(e, RegistryChanged) for e in events)
-                    await self._record(head, events)
+                    if read is None:
+                        read = await feed.next()
+                        stale = stale or any(isinstance(e, RegistryChanged) for e in read[1])
+                    await self._record(*read)
+                    read = None
                     if stale:
                         await self._observer.refresh()
                         stale = False

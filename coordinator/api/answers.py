@@ -14,6 +14,7 @@ from coordinator.jobs import Taken
 from coordinator.store.records import ACTIVE, Job, JobStatus, Task, User
 from node.arguments import parse_json
 
+_LAST_SECOND = 253_402_300_799  # of the year 9999: a job may be registered for longer
 _STATUS_TEXT = {
     JobStatus.CREATED: "pending",
     JobStatus.SCHEDULED: "running",
@@ -25,8 +26,10 @@ _STATUS_TEXT = {
 
 
 def rfc3339(seconds: float | None) -> str | None:
-    """UTC, whole seconds; None stays None."""
-    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """UTC, whole seconds; None stays None. RFC 3339 ends with the year 9999, and so does what lies beyond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(min(int(seconds), _LAST_SECOND), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def hex_of(data: bytes | None) -> str:

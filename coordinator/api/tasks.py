@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quart import Blueprint
 
 from coordinator.api import answers
 from coordinator.api.access import Access, Answer, Sources
 
 TASKS_SHOWN = 1000  # the newest of a job; paging comes with the list of tasks
+ARGUMENTS_SHOWN = 2**20  # characters in one answer: a task's may have 50,000, and each repeats them
 
 
 def routes(sources: Sources, access: Access) -> Blueprint:
@@ -17,8 +20,14 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     @access.keyed
     async def tasks_of_job(job_id: str) -> Answer:
         job = await access.own_job(job_id, reading=True)
-        tasks = await sources.store.tasks_of_job(job.id, TASKS_SHOWN)
-        return [answers.task_data(task, job, sources.explorers.get(task.chain_id)) for task in tasks]
+        shown: list[dict[str, Any]] = []
+        room = ARGUMENTS_SHOWN
+        for task in reversed(await sources.store.tasks_of_job(job.id, TASKS_SHOWN)):
+            shown.append(answers.task_data(task, job, sources.explorers.get(task.chain_id)))
+            room -= len(shown[-1]["converted_arguments"])
+            if room < 0:
+                break
+        return shown[::-1]
 
     @area.get("/api/tasks/id/<task_id>")
     @area.get("/api/tasks/<task_id>")

@@ -131,7 +131,8 @@ class TimeScheduler:
             log.warning("store_unavailable", code=error.code, detail=error.detail)
             await trio.sleep(_STORE_RETRY_S)
             for planned in batch:
-                self.add(planned)
+                if self._planned.get(planned.job_id) is planned:  # not deleted meanwhile
+                    self.add(planned)
             return
         for planned in batch:
             self._plan(planned, steps[planned.job_id])

@@ -213,3 +213,22 @@ def test_no_minute_holds_more_requests_than_a_bucket_and_its_refill(pauses: list
         if limits.take(b"k", limit, now).allowed:
             allowed.append(now)
     assert all(sum(start <= t < start + 60 for t in allowed) <= 2 * limit for start in allowed)
+
+
+async def test_a_job_that_outlives_the_calendar_is_shown(api: Api) -> None:
+    job = api.job(time_frame=2**39, interval=2**38)
+    assert (await api.post(job)).status_code == 200
+    [listed] = (await api.get("/api/jobs/by-apikey")).json()["jobs"]
+    assert listed["time_job_data"]["expiration_time"] == "9999-12-31T23:59:59Z"
+
+
+async def test_tasks_with_long_arguments_are_the_newest_that_an_answer_holds(api: Api) -> None:
+    job = api.job(time_frame=1000)
+    await api.post(job)
+    stored = await api.world.store.job(int(job["job_id"]))
+    assert stored is not None
+    tasks = [make_task(stored, stored.created_at + 10 * i, arguments="5" * 50_000) for i in range(11, 41)]
+    await api.world.store.fire([Firing(stored.id, task, None) for task in tasks], 0)
+    shown = (await api.get(f"/api/tasks/job/{job['job_id']}")).json()
+    assert [t["task_id"] for t in shown] == [str(t.id) for t in tasks[-len(shown) :]]
+    assert 1_000_000 < sum(len(t["converted_arguments"]) for t in shown) < 1_100_000

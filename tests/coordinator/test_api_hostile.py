@@ -87,6 +87,7 @@ async def test_a_job_that_cannot_be_taken_is_refused_by_field(api: Api, changes:
         (b"[null]", 422, "INVALID_FIELD"),
         (b"[{}]", 422, "INVALID_FIELD"),
         (b"[1e999999999]", 422, "INVALID_FIELD"),
+        (b"[1e99999999999999999999]", 400, "INVALID_BODY"),
         (b" " * 1_100_000, 413, "REQUEST_ENTITY_TOO_LARGE"),
     ],
 )
@@ -103,6 +104,9 @@ async def test_bad_ids_in_paths_are_not_found(api: Api, path: str, bad: str) -> 
     assert answer.json()["code"]
 
 
+PING = {"target_chain_id": "31337", "target_contract_address": "0x" + "01" * 20, "target_function": "ping", "abi": ABI}
+
+
 @pytest.mark.parametrize(
     ("params", "field"),
     [
@@ -111,20 +115,9 @@ async def test_bad_ids_in_paths_are_not_found(api: Api, path: str, bad: str) -> 
         ({"target_chain_id": "x"}, "target_chain_id"),
         ({"target_chain_id": "31337", "task_definition_id": "9"}, "task_definition_id"),
         ({"target_chain_id": "31337", "target_contract_address": "0x1"}, "target_contract_address"),
-        (
-            {"target_chain_id": "31337", "target_contract_address": "0x" + "01" * 20, "target_function": "pong", "abi": ABI},
-            "target_function",
-        ),
-        (
-            {
-                "target_chain_id": "31337",
-                "target_contract_address": "0x" + "01" * 20,
-                "target_function": "ping",
-                "abi": ABI,
-                "args": '["x"]',
-            },
-            "arguments[0]",
-        ),
+        ({**PING, "target_function": "pong"}, "target_function"),
+        ({**PING, "args": '["x"]'}, "arguments[0]"),
+        ({**PING, "args": "[1e99999999999999999999]"}, "arguments"),
     ],
 )
 async def test_a_fee_that_cannot_be_told_names_why(api: Api, params: dict[str, str], field: str) -> None:

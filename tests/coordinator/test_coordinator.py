@@ -10,12 +10,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from consensus.errors import Invalid
+from consensus.errors import Invalid, Transient
 from consensus.lifecycle import TaskState
 from coordinator.dispatcher import DispatchPolicy
 from coordinator.keepers import OFFLINE_AFTER_S
 from coordinator.store.memory import MemoryStore
-from coordinator.store.records import JobStatus
+from coordinator.store.records import Job, JobStatus
 from p2p.topics import CHECK_INS
 from tests.coordinator.world import KEY_OWNER, OWNER, TARGET, World, executes, is_silent, open_world
 
@@ -217,6 +217,99 @@ async def test_a_call_that_reverts_now_may_be_posted(autojump_clock: MockClock) 
         world.ledger.fail_target(TARGET, failing=False)
         [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
         assert task.successful
+
+
+async def test_a_deleted_job_posted_again_is_refused_rather_than_taken_and_ignored(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        assert world.coordinator is not None
+        job_id = await world.post(interval=10, time_frame=1000)
+        job = await world.store.job(job_id)
+        assert job is not None
+        await world.coordinator.jobs.delete(job)
+        with pytest.raises(Invalid) as refused:
+            await world.coordinator.jobs.create(world.posted(job_id), key_owner=KEY_OWNER, trace_id="")
+        assert refused.value.code == "JOB_INACTIVE"
+
+
+async def test_a_job_deleted_on_chain_while_it_is_being_stored_is_deleted(autojump_clock: MockClock) -> None:
+    class Slow(MemoryStore):
+        async def add_job(self, job: Job) -> Job:
+            world.ledger.delete_job(job.id)
+            await trio.sleep(30)  # the monitor hears of the deletion of a job that is not there yet
+            return await super().add_job(job)
+
+    async with open_world(store=Slow()) as world:
+        with pytest.raises(Invalid) as refused:
+            await world.post(interval=10, time_frame=1000)
+        assert refused.value.code == "JOB_INACTIVE"
+        assert world.coordinator is not None
+        assert len(world.coordinator.scheduler) == 0
+
+
+async def test_a_job_that_the_store_could_not_delete_fires_on(autojump_clock: MockClock) -> None:
+    class Busy(MemoryStore):
+        async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
+            raise Transient("DATABASE_BUSY", "always")
+
+    async with open_world(store=Busy()) as world:
+        assert world.coordinator is not None
+        job_id = await world.post(interval=10, time_frame=1000)
+        job = await world.store.job(job_id)
+        assert job is not None
+        with pytest.raises(Transient):
+            await world.coordinator.jobs.delete(job)
+        await world.until(lambda tasks: len(tasks) == 2, job_id)
+
+
+class BusyStore(MemoryStore):
+    """Cannot answer its n-th call: nothing is then written, says the port."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+        self.where = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("_") or "_of_job" in name or not inspect.iscoroutinefunction(value):
+            return value  # the tasks of a job are what this test itself looks at
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                self.where = name
+                raise Transient("DATABASE_BUSY", name)
+            return await value(*args, **kwargs)
+
+        return call
+
+
+def test_a_store_that_is_busy_at_any_one_call_loses_nothing_and_fires_nothing_twice() -> None:
+    places = set()
+
+    async def scenario(at: int) -> bool:
+        store = BusyStore()
+        policy = DispatchPolicy(ack_timeout=6, retries=(1, 2, 4), window=8, settle=5)
+        async with open_world(keepers=3, store=store, policy=policy) as world, trio.open_nursery() as nursery:
+            nursery.start_soon(world.certify_all)
+            job_id = await world.post(interval=10, time_frame=30)
+            store.left = at
+            with trio.fail_after(300):
+                tasks = await world.ended(job_id, 3)
+            places.add(store.where)
+            created_at = world.ledger.state.jobs[job_id].created_at
+            assert sorted(world.executed_seconds(job_id)) == [created_at + s for s in (10, 20, 30)], (at, store.where)
+            assert [t.state for t in tasks] == [S.COMPLETED] * 3, (at, store.where)
+            job = store._jobs[job_id]
+            assert job.status is JobStatus.COMPLETED
+            nursery.cancel_scope.cancel()
+        return store.left <= 0
+
+    at = 1
+    while trio.run(scenario, at, clock=MockClock(autojump_threshold=0)):
+        at += 1
+    assert at > 60
+    assert places >= {"fire", "add_attempt", "mark_published", "acknowledge", "record", "attempts", "task"}
 
 
 class DyingStore(MemoryStore):
