@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from string import hexdigits
 from typing import Any
 
 import httpx
 import trio
 from eth_account import Account as EthAccount
 from eth_account.signers.local import LocalAccount
+from eth_utils.address import is_checksum_address, to_checksum_address
 
-from consensus.errors import Failed, Transient
+from consensus.errors import Failed, Misconfigured, Transient
 from node.infra.rpc import Rpc, RpcError
 
 RECEIPT_S = 180.0
@@ -76,6 +78,16 @@ class Sender:
                     raise Failed("TRANSACTION_REVERTED", f"transaction {tx_hash}")
                 return receipt
         raise Failed("NOT_MINED", f"transaction {tx_hash} within {RECEIPT_S:.0f} s")
+
+
+def address_in(option: str, text: str) -> str:
+    """The address that an option names, in checksum case. Raises `Misconfigured`; for a wrong checksum too."""
+    digits = text[2:] if text.startswith("0x") else ""
+    if len(digits) != 40 or not all(d in hexdigits for d in digits) or not int(digits, 16):
+        raise Misconfigured(option, f"{text!r} is not an address; give 0x and 40 hex digits")
+    if digits not in (digits.lower(), digits.upper()) and not is_checksum_address(text):
+        raise Misconfigured(option, f"{text!r} has a wrong checksum; copy the address again")
+    return str(to_checksum_address(text))
 
 
 async def chain_id_at(url: str) -> int:

@@ -9,7 +9,9 @@ from typing import Annotated
 import trio
 import typer
 
+from cli.account import address_in
 from cli.program import ReadyFile, run_until_signal, says_what_is_wrong
+from consensus.errors import Misconfigured
 from coordinator.api.keys import RATE_LIMIT, Role, new_key
 from coordinator.app import VERSION, run_coordinator, store_path
 from coordinator.store.sqlite import open_store
@@ -19,6 +21,8 @@ from node.infra.telemetry import configure_logging
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
+
+_OWNER_CHARS = 128
 
 Config = Annotated[Path, typer.Option(help="The coordinator's TOML configuration; see docs/configuration.md.")]
 
@@ -51,7 +55,7 @@ def keys_create(
 ) -> None:
     """Make an API key and print it: it is kept as a hash and shown this once."""
     settings = load(config, CoordinatorSettings)
-    text, record = new_key(owner, role=role.value, rate_limit=rate_limit, now=int(time.time()))
+    text, record = new_key(_owner(owner), role=role.value, rate_limit=rate_limit, now=int(time.time()))
 
     async def save() -> None:
         async with open_store(store_path(settings)) as store:
@@ -59,6 +63,15 @@ def keys_create(
 
     trio.run(save)
     typer.echo(text)
+
+
+def _owner(text: str) -> str:
+    """An address in checksum case, however it was written: keys of one owner see the same jobs. Anything else is a name."""
+    if text.lower().startswith("0x"):
+        return address_in("--owner", text)
+    if not text.strip() or not text.isprintable() or len(text) > _OWNER_CHARS:
+        raise Misconfigured("--owner", f"give an address, or a name of at most {_OWNER_CHARS} printable characters")
+    return text
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import trio
 import typer
 
@@ -18,6 +19,8 @@ from consensus.errors import Misconfigured, TriggerXError, first_of
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # its stubs, which libp2p brings along, shadow trio's own types
+
+log = structlog.get_logger(__name__)
 
 ReadyFile = Annotated[
     Path | None, typer.Option("--ready-file", help="JSON written when the program does its work.", show_default=False)
@@ -28,17 +31,33 @@ _GRACE_S = 5  # s, for an orderly end; what is on disk is safe without one
 
 
 def write_ready(path: Path, facts: dict[str, Any]) -> None:
-    """Writes the file whole or not at all: whoever waits for it may read it the moment it exists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the file whole or not at all: whoever waits for it may read it the moment it exists. Raises `Misconfigured`."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(json.dumps(facts, indent=1) + "\n")
-    half.replace(path)
+    try:
+        half.write_text(json.dumps(facts, indent=1) + "\n")
+        half.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _no_ready(path: Path) -> None:
+    """A killed predecessor's file would say "ready" before we are. Raises `Misconfigured` for a place that cannot be used."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> Misconfigured:
+    return Misconfigured("--ready-file", f"cannot write {path} ({error.strerror}): choose another place")
 
 
 def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Awaitable[None]], ready_file: Path | None) -> None:
     """Runs `program` on trio until SIGTERM or SIGINT, then gives it five seconds to end."""
 
     def on_ready(facts: dict[str, Any]) -> None:
+        log.info("ready", **facts)
         if ready_file is not None:
             write_ready(ready_file, facts)
 
@@ -56,7 +75,7 @@ def run_until_signal(program: Callable[[Callable[[dict[str, Any]], None]], Await
             nursery.start_soon(program, on_ready)
 
     if ready_file is not None:
-        ready_file.unlink(missing_ok=True)  # a killed predecessor's would say "ready" before we are
+        _no_ready(ready_file)
     sys.setrecursionlimit(_RECURSION_LIMIT)
     gc.collect()
     gc.freeze()  # what is imported stays: a full collection over it would stop the loop for 100 ms

@@ -9,6 +9,7 @@ from eth_utils.address import to_canonical_address
 from cli.account import Sender
 from consensus import bls
 from consensus.codec import Domain
+from consensus.errors import Failed, Misconfigured
 from node.infra.contracts import ADVANCE_EPOCH, Function
 from node.infra.rpc import Rpc
 
@@ -34,6 +35,21 @@ async def min_stake(rpc: Rpc, registry: str) -> int:
     """The least stake that the registry takes, wei."""
     data = await rpc.call("eth_call", [{"to": registry, "data": "0x" + MIN_STAKE.encode().hex()}, "latest"])
     return int(data, 16)
+
+
+async def check_registry(rpc: Rpc, registry: str, named_by: str) -> None:
+    """Raises `Misconfigured` when there is no contract: a transaction to an address without code succeeds, and does nothing."""
+    if await rpc.call("eth_getCode", [registry, "latest"]) in ("0x", None):
+        raise Misconfigured(named_by, f"no contract is at {registry} on this chain: copy the address of its KeeperRegistry")
+
+
+async def check_funds(sender: Sender, stake: int) -> None:
+    """Raises `Failed` when the account cannot pay its stake: no node's refusal names the account or the sum."""
+    balance = int(await sender.rpc.call("eth_getBalance", [sender.address, "latest"]), 16)
+    if balance <= stake:
+        raise Failed(
+            "INSUFFICIENT_FUNDS", f"{sender.address} has {balance} wei; send it the stake, {stake} wei, and something for gas"
+        )
 
 
 async def advance_epoch(sender: Sender, registry: str) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import trio
 import typer
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import to_checksum_address
 
-from cli.account import Sender, chain_id_at
+from cli.account import Sender, address_in, chain_id_at
 from cli.program import says_what_is_wrong
 from consensus.codec import Domain
 from consensus.errors import Misconfigured
@@ -38,6 +39,17 @@ class ChainEngine(StrEnum):
     auto = "auto"
     anvil = "anvil"
     embedded = "embedded"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("triggerx-node"))
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(show_version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """TriggerX: a devnet on this machine, and what an operator does on chain once."""
 
 
 @app.command()
@@ -99,16 +111,16 @@ def register(
     ] = None,
 ) -> None:
     """Register this keeper with its stake, BLS key and proof of possession, peer id and rewards address."""
-    from cli.registration import min_stake
+    from cli.registration import check_funds, check_registry, min_stake
     from cli.registration import register as register_keeper
     from p2p.identity import peer_id_of
 
     settings = load(config, NodeSettings)
     if settings.keys is None:
-        raise Misconfigured("keys", "keys: missing: a keeper is registered by its keys; add the table [keys]")
+        raise Misconfigured("keys", "missing: a keeper is registered by its keys; add the table [keys]")
     chain = _chain(settings, chain_id)
     wei = _wei(stake) if stake is not None else None
-    to = _address("--rewards", rewards) if rewards is not None else None
+    to = address_in("--rewards", rewards) if rewards is not None else None
     key = _key(settings.keys.operator, settings.keys.password_file)
     bls_secret = trio.run(keystore.load_bls, settings.keys.bls, keystore.read_password(settings.keys.password_file))
     peer_id = peer_id_of(settings.mesh.identity)
@@ -117,11 +129,13 @@ def register(
 
     async def work(sender: Sender) -> str:
         registry = to_checksum_address(c.keeper_registry)
+        await check_registry(sender.rpc, registry, "chains.contracts.keeper_registry")
         amount = wei if wei is not None else await min_stake(sender.rpc, registry)
+        await check_funds(sender, amount)
         receipt = await register_keeper(sender, registry, domain, bls_secret.reveal(), peer_id, to or sender.address, amount)
         return f"registered {sender.address} with {amount} wei and peer id {peer_id} in transaction {receipt['transactionHash']}"
 
-    typer.echo(_send(chain.rpc[0], key, work))
+    typer.echo(_send(chain.rpc[0], key, work, expect=chain.id))
 
 
 @app.command()
@@ -135,7 +149,7 @@ def claim(
 
     settings = load(config, NodeSettings)
     if settings.keys is None:
-        raise Misconfigured("keys", "keys: missing: a keeper claims with its operator key; add the table [keys]")
+        raise Misconfigured("keys", "missing: a keeper claims with its operator key; add the table [keys]")
     chain = _chain(settings, chain_id)
 
     async def work(sender: Sender) -> str:
@@ -156,22 +170,25 @@ def epoch_advance(
     password_file: PasswordFile,
 ) -> None:
     """Seat the changes that wait for the next epoch. Anyone may."""
-    from cli.registration import advance_epoch
+    from cli.registration import advance_epoch, check_registry
 
-    address = _address("--registry", registry)
+    address = address_in("--registry", registry)
 
     async def work(sender: Sender) -> str:
+        await check_registry(sender.rpc, address, "--registry")
         receipt = await advance_epoch(sender, address)
         return f"advanced in transaction {receipt['transactionHash']}"
 
     typer.echo(_send(rpc, _key(key_file, password_file), work))
 
 
-def _send(url: str, key: Secret[bytes], work: Callable[[Sender], Awaitable[T]]) -> T:
-    """Runs `work` with the account on the chain that answers at `url`."""
+def _send(url: str, key: Secret[bytes], work: Callable[[Sender], Awaitable[T]], *, expect: int | None = None) -> T:
+    """Runs `work` with the account on the chain that answers at `url`, which is the one expected."""
 
     async def run() -> T:
         chain_id = await chain_id_at(url)
+        if expect not in (None, chain_id):
+            raise Misconfigured("chains.rpc", f"the first endpoint serves chain {chain_id}, not {expect}: correct one of them")
         async with open_rpc([url], expect_chain_id=chain_id) as rpc:
             return await work(Sender(rpc, key.reveal(), chain_id))
 
@@ -186,19 +203,13 @@ def _chain(settings: NodeSettings, chain_id: int | None) -> ChainSettings:
     chains = [chain for chain in settings.chains if chain_id in (None, chain.id)]
     if len(chains) != 1:
         configured = ", ".join(str(chain.id) for chain in settings.chains) or "none"
-        raise Misconfigured("--chain-id", f"--chain-id: name one of the configured chains ({configured})")
+        raise Misconfigured("--chain-id", f"name one of the configured chains ({configured})")
     return chains[0]
 
 
-def _address(option: str, text: str) -> str:
-    if not is_address(text) or int(text, 16) == 0:
-        raise Misconfigured(option, f"{option}: {text!r} is not an address; give 0x and 40 hex digits")
-    return str(to_checksum_address(text))
-
-
 def _wei(text: str) -> int:
-    if not text.isdecimal():
-        raise Misconfigured("--stake", f"--stake: {text!r} is no amount; give wei as digits")
+    if not text.isascii() or not text.isdecimal() or len(text) > 78 or int(text) >= 2**256:
+        raise Misconfigured("--stake", f"{text!r} is no amount; give wei as digits")
     return int(text)
 
 

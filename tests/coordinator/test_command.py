@@ -73,3 +73,31 @@ def test_what_is_misconfigured_is_said_in_one_line(config: Path, tmp_path: Path)
     typo = command("keys", "create", "--owner", "x", "--config", str(unknown))
     assert typo.returncode == 2
     assert "did you mean `data_dir`" in typo.stderr
+
+
+@pytest.mark.parametrize("owner", ["", " ", "a\nb", "a" * 129, "0x12", "0x5aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"])
+def test_a_key_of_nobody_is_not_made(config: Path, owner: str) -> None:
+    done = command("keys", "create", "--owner", owner, "--config", str(config))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--owner" in done.stderr
+
+
+async def test_an_owner_is_the_same_address_however_it_is_written(config: Path) -> None:
+    address = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+    done = command("keys", "create", "--owner", address.lower(), "--config", str(config))
+    async with open_store(config.parent / "data" / STORE_FILE) as store:
+        key = await store.key(digest_of(done.stdout.strip()))
+    assert key is not None
+    assert key.owner == address
+
+
+def test_a_place_where_no_ready_file_can_be_is_said_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "node.toml").write_text('role = "bootstrap"\n[mesh]\nlisten = "/ip4/127.0.0.1/tcp/0"\n[status]\nport = 0\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.node", "start", "--config", tmp_path / "node.toml", "--ready-file", tmp_path / "file" / "x"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--ready-file" in done.stderr
+    assert "Traceback" not in done.stderr

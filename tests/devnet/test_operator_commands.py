@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,17 @@ async def test_a_keeper_registers_itself_and_the_next_epoch_seats_it(tmp_path):
         await keystore.create_bls(folder / "bls.json", secret, PASSWORD, public_key=bls.public_key(secret), n=2)
         configs.write(folder / "config.toml", configs.keeper_config(table, BOOTSTRAP), NodeSettings)
 
+        config = (folder / "config.toml").read_text()
+        (folder / "config.toml").write_text(config.replace("id = 31337", "id = 1"))
+        elsewhere = await triggerx("register", "--config", str(folder / "config.toml"))
+        assert elsewhere.returncode == 2
+        assert "serves chain 31337, not 1" in elsewhere.stderr
+        (folder / "config.toml").write_text(config)
+
+        rich = await triggerx("register", "--config", str(folder / "config.toml"), "--stake", str(10**30))
+        assert rich.returncode == 1
+        assert f"{operator.address} has" in rich.stderr
+
         poor = await triggerx("register", "--config", str(folder / "config.toml"), "--stake", "999")
         assert (poor.returncode, poor.stdout) == (1, "")
         assert "StakeTooLow" in poor.stderr
@@ -108,6 +120,11 @@ async def test_a_keeper_registers_itself_and_the_next_epoch_seats_it(tmp_path):
         assert refused.returncode == 1
         assert "NothingChanged" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+        nowhere = "0x" + "a1" * 20
+        lost = await triggerx("epoch", "advance", "--rpc", chain.rpc_url, "--registry", nowhere, *anyone)
+        assert lost.returncode == 2
+        assert "no contract is at" in lost.stderr
 
         settings = load(folder / "config.toml", NodeSettings)
         async with open_rpc([chain.rpc_url], expect_chain_id=31337) as rpc:
@@ -147,3 +164,30 @@ async def test_a_wrong_password_is_said_in_a_line(tmp_path):
     assert done.returncode == 2
     assert "password" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("registry", ["0x1", "0x" + "0" * 40, "0x5aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "0x" + "\u0663" * 40])
+async def test_a_mistyped_address_is_refused(registry):
+    done = await triggerx("epoch", "advance", "--rpc", "x", "--registry", registry, "--key-file", "x", "--password-file", "x")
+    assert done.returncode == 2
+    assert "--registry" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_each_option_is_named_once_and_the_version_is_told():
+    done = await triggerx("epoch", "advance", "--rpc", "x", "--registry", "0x1", "--key-file", "x", "--password-file", "x")
+    assert (done.returncode, done.stderr.count("--registry")) == (2, 1)
+    told = await triggerx("--version")
+    assert (told.returncode, told.stdout.strip()) == (0, version("triggerx-node"))
+
+
+@pytest.mark.parametrize("stake", ["-1", "1.5", "\u0663", str(2**256)])
+async def test_a_stake_is_wei_in_digits(tmp_path, stake):
+    keys = {"operator": "operator.json", "bls": "bls.json", "password_file": "password"}
+    names = ("hub", "attestation_center", "keeper_registry", "job_registry", "gas_registry")
+    contracts = dict.fromkeys(names, "0x" + "a1" * 20)
+    table = {"id": 31337, "name": "mine", "rpc": ["http://127.0.0.1:9"], "contracts": contracts}
+    configs.write(tmp_path / "config.toml", {**configs.keeper_config(table, BOOTSTRAP), "keys": keys}, NodeSettings)
+    done = await triggerx("register", "--config", str(tmp_path / "config.toml"), "--stake", stake)
+    assert done.returncode == 2
+    assert "--stake" in done.stderr
