@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,6 @@ import structlog
 import trio
 from eth_utils.address import to_checksum_address
 
-from consensus.errors import Transient
 from coordinator.api.access import Sources
 from coordinator.api.server import api_app
 from coordinator.dispatcher import Dispatcher, DispatchPolicy
@@ -30,14 +29,13 @@ from coordinator.store.sqlite import open_store
 from node.infra.chain import Chain
 from node.infra.clock import Clock, SystemClock
 from node.infra.compute import Compute, Threads
-from node.infra.evm import EvmChain, open_chain
 from node.infra.http import open_server
 from node.infra.keystore import load_operator, read_password
 from node.infra.observe import Observer, Registry
-from node.infra.rpc import Rpc, open_rpc
+from node.infra.reach import host_config, reach_chain
 from node.infra.secret import Secret
-from node.infra.settings import ChainSettings, CoordinatorSettings, MeshSettings
-from p2p.host import HostConfig, open_network
+from node.infra.settings import CoordinatorSettings
+from p2p.host import open_network
 from p2p.network import Network
 
 if TYPE_CHECKING:
@@ -168,10 +166,10 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.data_dir / STORE_FILE))
-        observers = {c.id: Observer(await stack.enter_async_context(_open_evm(c))) for c in settings.chains}
+        observers = {c.id: Observer((await stack.enter_async_context(reach_chain(c))).chain) for c in settings.chains}
         registry = Registry(observers)
         network = await stack.enter_async_context(
-            open_network(_host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
+            open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
         )
         coordinator = Coordinator(
             Parts(
@@ -224,26 +222,6 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
             }
         )
         await trio.sleep_forever()
-
-
-@asynccontextmanager
-async def _open_evm(settings: ChainSettings) -> AsyncIterator[EvmChain]:
-    """One chain, as soon as an RPC answers: a coordinator that starts before its chain waits for it."""
-    async with open_rpc(settings.rpc, expect_chain_id=settings.id) as rpc:
-        yield await _reached(settings, rpc)
-
-
-async def _reached(settings: ChainSettings, rpc: Rpc) -> EvmChain:
-    while True:
-        try:
-            return await open_chain(settings, rpc)
-        except Transient as error:
-            _log.warning("chain unreachable, trying again", chain=settings.name, code=error.code, detail=error.detail)
-            await trio.sleep(1)
-
-
-def _host_config(mesh: MeshSettings) -> HostConfig:
-    return HostConfig(identity=mesh.identity, listen=(mesh.listen,), announce=mesh.announce, bootstrap=mesh.bootstrap)
 
 
 def store_path(settings: CoordinatorSettings) -> Path:

@@ -13,18 +13,16 @@ import structlog
 import trio
 from eth_utils.address import to_checksum_address
 
-from consensus.errors import Transient
 from node.duties import DutySettings
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
-from node.infra.evm import EvmChain, open_chain
 from node.infra.evm_wallet import EvmWallet
 from node.infra.http import open_server
 from node.infra.keystore import load_bls, load_operator, read_password
 from node.infra.observe import Observer, Registry
-from node.infra.rpc import Rpc, open_rpc
+from node.infra.reach import host_config, reach_chain
 from node.infra.secret import Secret
-from node.infra.settings import ChainSettings, KeySettings, MeshSettings, NodeSettings
+from node.infra.settings import ChainSettings, KeySettings, NodeSettings
 from node.infra.sqlite import open_database
 from node.infra.telemetry import Metrics
 from node.infra.transactions import SENT_TABLE, Outbox, SqliteTransactionLog
@@ -33,7 +31,7 @@ from node.signer import Signer
 from node.status import StatusPage, status_app
 from node.tracker import Tracker, Trail
 from node.workflow import Keeper, Parts, Served
-from p2p.host import HostConfig, Libp2pNetwork, open_network
+from p2p.host import Libp2pNetwork, open_network
 
 _log = structlog.get_logger(__name__)
 
@@ -116,33 +114,17 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
 async def open_served(settings: ChainSettings, data_dir: Path, operator: Secret[bytes]) -> AsyncIterator[Served]:
     """One chain: its endpoints, its contracts, and the wallet that never sends twice. Waits for an RPC to answer."""
     async with (
-        open_rpc(settings.rpc, expect_chain_id=settings.id) as rpc,
+        reach_chain(settings) as (chain, rpc),
         open_database(data_dir / f"transactions-{settings.id}.sqlite", (SENT_TABLE,), durable=True) as sent,
     ):
-        chain = await reach_chain(settings, rpc)
         wallet = EvmWallet(chain, Outbox(rpc, operator, settings.id, SqliteTransactionLog(sent)))
         yield Served(Observer(chain), wallet)
-
-
-async def reach_chain(settings: ChainSettings, rpc: Rpc) -> EvmChain:
-    """The chain, as soon as an RPC answers: a program that starts before its chain waits for it."""
-    while True:
-        try:
-            return await open_chain(settings, rpc)
-        except Transient as error:
-            _log.warning("chain unreachable, trying again", chain=settings.name, code=error.code, detail=error.detail)
-            await trio.sleep(1)
 
 
 async def load_keys(keys: KeySettings) -> tuple[Secret[bytes], Secret[int]]:
     """Operator and BLS secret out of their keystores."""
     password = read_password(keys.password_file)
     return await load_operator(keys.operator, password), await load_bls(keys.bls, password)
-
-
-def host_config(mesh: MeshSettings) -> HostConfig:
-    """The mesh as configured."""
-    return HostConfig(identity=mesh.identity, listen=(mesh.listen,), announce=mesh.announce, bootstrap=mesh.bootstrap)
 
 
 def _describe(network: Libp2pNetwork) -> dict[str, Any]:

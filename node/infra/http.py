@@ -50,8 +50,8 @@ async def open_server(
     """Serves `app` until the context ends and yields its base URL, `http://host:port`; port 0 takes a free one.
 
     Requests: heads up to `head_limit` bytes, bodies up to `body_limit` bytes (413 beyond), `max_connections` at a time
-    (further ones are closed unanswered). Raises `Misconfigured` naming `key` when the address cannot be bound. On leaving, requests
-    under way have most of a second to end.
+    (further ones are closed unanswered). Raises `Misconfigured` naming `key` when the address cannot be bound. On leaving,
+    requests under way have most of a second to end.
     """
     listener = _bind(host, port, key)
     bound_port = listener.getsockname()[1]

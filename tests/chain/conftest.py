@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from node.infra.rpc import open_rpc
+from tests.anvil import running_anvil
 from tests.chain.anvil_world import CHAIN_ID, AnvilWorld, Prepared, anvil_world
 from tests.chain.worlds import MemoryWorld, World
 
@@ -18,27 +15,8 @@ from tests.chain.worlds import MemoryWorld, World
 @pytest.fixture(scope="session")
 def anvil() -> Iterator[Prepared]:
     """An anvil of this test process's own, mining each transaction at once."""
-    binary = shutil.which("anvil")
-    if binary is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("anvil is not on PATH, and CI must not skip the tests against a real chain")
-        pytest.skip("anvil is not on PATH")
-    process = subprocess.Popen([binary, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"Listening on (\S+)", line):
-                break
-        else:
-            pytest.fail("anvil ended before it listened")
-        # anvil logs every request: an unread pipe would fill and stop it.
-        drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
-        process.stdout.close()
-        yield Prepared(f"http://{found[1]}")
-    finally:
-        process.terminate()
-        process.wait(10)
-    drain.wait(10)
+    with running_anvil() as url:
+        yield Prepared(url)
 
 
 @pytest.fixture

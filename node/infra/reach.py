@@ -1,0 +1,46 @@
+"""How both programs reach what their configuration names: a chain that may not answer yet, and the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import structlog
+import trio
+
+from consensus.errors import Transient
+from node.infra.evm import EvmChain, open_chain
+from node.infra.rpc import Rpc, open_rpc
+from node.infra.settings import ChainSettings, MeshSettings
+from p2p.host import HostConfig
+
+_log = structlog.get_logger(__name__)
+
+_AGAIN_S = 1.0
+
+
+class Reached(NamedTuple):
+    """A chain, and the endpoints it is read through."""
+
+    chain: EvmChain
+    rpc: Rpc
+
+
+@asynccontextmanager
+async def reach_chain(settings: ChainSettings) -> AsyncIterator[Reached]:
+    """The chain, as soon as an RPC answers: a program that starts before its chain waits for it. Raises `Misconfigured`."""
+    async with open_rpc(settings.rpc, expect_chain_id=settings.id) as rpc:
+        while True:
+            try:
+                chain = await open_chain(settings, rpc)
+                break
+            except Transient as error:
+                _log.warning("chain unreachable, trying again", chain=settings.name, code=error.code, detail=error.detail)
+                await trio.sleep(_AGAIN_S)
+        yield Reached(chain, rpc)
+
+
+def host_config(mesh: MeshSettings) -> HostConfig:
+    """The peer that the configuration describes."""
+    return HostConfig(identity=mesh.identity, listen=(mesh.listen,), announce=mesh.announce, bootstrap=mesh.bootstrap)
