@@ -97,7 +97,7 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
             missing=lambda: [
                 *([] if keeper.running else ["chain: not followed yet"]),
                 *([] if network.connected() else ["mesh: no peer connected"]),
-                *([] if registry.is_known(network.peer_id) else ["registry: this peer id is not registered"]),
+                *([] if registry.is_known(network.peer_id) else ["registry: this peer id is unknown (see `triggerx register`)"]),
             ],
             describe=lambda: {"role": "keeper", "operator": to_checksum_address(signer.address), **_describe(network)},
             trails=lambda: [_trail(t) for t in tracker.trails()],

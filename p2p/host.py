@@ -78,13 +78,13 @@ async def open_network(
     quiet()
     key = load_identity(config.identity)
     bootstrap = parse_bootstrap(config.bootstrap)
-    listen = [_parse(address, "listen") for address in config.listen]
+    listen = [_parse(address, "mesh.listen") for address in config.listen]
     for address in listen:
         _claim(address)
     host = build_host(
         key,
         max_connections=config.max_peers + config.max_strangers,
-        announce=[_parse(address, "announce") for address in config.announce] or None,
+        announce=[_parse(address, "mesh.announce") for address in config.announce] or None,
     )
     async with background_tasks() as nursery:
         network = Libp2pNetwork(host, config, gate=gate, known=known, bootstrap=bootstrap, nursery=nursery)
@@ -152,7 +152,7 @@ class Libp2pNetwork:
             network.register_notifee(_Doorman(self))
             async with self._host.run(listen), trio.open_nursery() as nursery:
                 if len(self._host.get_transport_addrs()) < len(listen):
-                    task_status.started(Misconfigured("listen", f"cannot listen on {', '.join(map(str, listen))}"))
+                    task_status.started(Misconfigured("mesh.listen", f"cannot listen on {', '.join(map(str, listen))}"))
                     return
                 self._addresses = tuple(str(address) for address in self._host.get_addrs())
                 async with background_trio_service(self._gossip.mesh), background_trio_service(self._gossip):
@@ -305,7 +305,7 @@ def _claim(address: Multiaddr) -> None:
     """Raises `Misconfigured` when the port is taken. Upstream sets SO_REUSEPORT: two nodes would share it."""
     names = [protocol.name for protocol in address.protocols()]
     if names not in (["ip4", "tcp"], ["ip6", "tcp"]):
-        raise Misconfigured("listen", f"{address} is not /ip4/<address>/tcp/<port> or /ip6/<address>/tcp/<port>")
+        raise Misconfigured("mesh.listen", f"{address} is not /ip4/<address>/tcp/<port> or /ip6/<address>/tcp/<port>")
     ip, port = address.value_for_protocol(names[0]), int(address.value_for_protocol("tcp") or 0)
     family = socket.AF_INET6 if names[0] == "ip6" else socket.AF_INET
     try:
@@ -314,5 +314,9 @@ def _claim(address: Multiaddr) -> None:
             probe.bind((ip, port))
             probe.listen(1)
     except OSError as error:
-        reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-        raise Misconfigured("listen", f"cannot listen on {address}: {reason}") from error
+        reason = (
+            "the port is in use; choose another, or stop what listens there"
+            if error.errno == errno.EADDRINUSE
+            else error.strerror or str(error)
+        )
+        raise Misconfigured("mesh.listen", f"cannot listen on {address}: {reason}") from error

@@ -19,7 +19,7 @@ from p2p.network import PeerId
 # protobuf PrivateKey {Type: Ed25519, Data: 64 bytes}; Data is seed + public key
 # (https://github.com/libp2p/specs/blob/master/peer-ids/peer-ids.md).
 _HEADER = bytes((0x08, 0x01, 0x12, 0x40))
-_KEY = "identity"
+_KEY = "mesh.identity"
 
 
 def load_identity(path: Path) -> KeyPair:

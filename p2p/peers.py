@@ -116,7 +116,7 @@ def parse_bootstrap(addresses: Iterable[str]) -> dict[PeerId, list[str]]:
         try:
             grouped.setdefault(peer_of(address), []).append(address)
         except ValueError as error:
-            raise Misconfigured("bootstrap", str(error)) from error
+            raise Misconfigured("mesh.bootstrap", str(error)) from error
     return grouped
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -111,15 +112,19 @@ class Observer:
         async with self.chain.follow(start.number + 1) as feed:
             while True:
                 try:
-                    head, events = await feed.next()
-                    stale = stale or any(isinstance(e, RegistryChanged) for e in events)
                     if stale:
                         await self.refresh()
                         stale = False
+                    head, events = await feed.next()
                 except Transient as error:
                     _log.warning("chain unreachable, trying again", code=error.code, detail=error.detail)
                     await trio.sleep(_RETRY_S)
                     continue
+                stale = any(isinstance(e, RegistryChanged) for e in events)
+                if stale:
+                    with suppress(Transient):  # tried again above: these events must not wait for it, nor be lost
+                        await self.refresh()
+                        stale = False
                 self.head = head
                 self._settle(events, taken_back=feed.rewound)
                 if on_events is not None:

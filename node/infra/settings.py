@@ -247,7 +247,6 @@ class CoordinatorSettings(Settings):
     api: ApiSettings = Field(default=ApiSettings(), description="The job API; health and metrics are served beside it.")
     scheduler: SchedulerSettings = Field(default=SchedulerSettings(), description="The time scheduler.")
     dispatch: DispatchSettings = Field(default=DispatchSettings(), description="Hand-out of tasks to keepers.")
-    status: StatusSettings = Field(default=StatusSettings(), description="Health and metrics.")
     log: LogSettings = Field(default=LogSettings(), description="Logging.")
 
     @model_validator(mode="after")

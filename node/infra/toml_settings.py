@@ -244,7 +244,7 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
     """Sets a dotted key, making tables on the way; `chains.0` is the first of a list of tables."""
     *way, last = key.split(".")
     place: Any = document
-    for part, following in zip(way, [*way[1:], last], strict=True):
+    for part, following in zip(way, [*way, last][1:], strict=True):
         fresh: Any = [] if following.isdigit() else {}
         place = _item(place, part, key, fresh) if isinstance(place, list) else place.setdefault(part, fresh)
         if not isinstance(place, dict | list):

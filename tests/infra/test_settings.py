@@ -237,3 +237,8 @@ def test_any_document_loads_or_is_misconfigured(document):
     except Misconfigured as error:
         result = error
     assert isinstance(result, NodeSettings) or (result.key and result.detail)
+
+
+def test_an_override_of_a_top_level_key_takes_its_place(tmp_path):
+    (tmp_path / "a.toml").write_text('role = "keeper"\n')
+    assert load(tmp_path / "a.toml", NodeSettings, {"role": "bootstrap"}).role == "bootstrap"

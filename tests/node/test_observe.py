@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from consensus import bls
 from consensus.codec import keccak
+from consensus.errors import Transient
 from node.infra.chain import Keeper, TaskExpired
 from node.infra.chain_memory import Ledger, MemoryChain
 from node.infra.clock import TrioClock
@@ -68,3 +69,32 @@ async def test_those_who_lose_patience_leave_nothing_behind(autojump_clock: Mock
         await trio.sleep(1.5)
         assert len(observer._waiting) == 1
     assert not observer._waiting
+
+
+class Failing(MemoryChain):
+    """Once told to, the next read of the registry fails."""
+
+    fails = False
+
+    async def keepers(self) -> tuple[Keeper, ...]:
+        if self.fails:
+            self.fails = False
+            raise Transient("RPC_UNREACHABLE")
+        return await super().keepers()
+
+
+async def test_events_that_come_with_a_change_of_the_registry_outlive_a_failed_read_of_it(autojump_clock: MockClock) -> None:
+    ledger = Ledger(TrioClock())
+    chain = Failing(ledger.clock, ledger=ledger, latency=0.5)
+    observer = Observer(chain)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(observer.run)
+        chain.fails = True
+        ledger.register(b"\x01" * 20, bls.public_key(bls.secret_from_seed(keccak(b"x"))), "peer")
+        _expire(ledger, 1)
+        with trio.fail_after(60):
+            assert await observer.wait_settled(1) == "NO_QUORUM"
+        await trio.sleep(5)
+        assert [k.peer_id for k in observer.keepers] == ["peer"]
+        assert not chain.fails
+        nursery.cancel_scope.cancel()

@@ -61,7 +61,7 @@ async def test_a_damaged_key_file_is_named_and_left_alone(tmp_path: Path, conten
     with pytest.raises(Misconfigured, match=str(path)) as raised:
         async with open_network(HostConfig(path, listen=(LOOPBACK,))):
             pass
-    assert raised.value.key == "identity"
+    assert raised.value.key == "mesh.identity"
     assert path.read_bytes() == content
 
 
@@ -85,7 +85,7 @@ async def test_a_port_in_use_is_named(tmp_path: Path, shared: bool) -> None:
         with pytest.raises(Misconfigured, match="in use") as raised:
             async with open_network(HostConfig(tmp_path / "key", listen=(f"/ip4/127.0.0.1/tcp/{port}",))):
                 pass
-        assert raised.value.key == "listen"
+        assert raised.value.key == "mesh.listen"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/udp/1", "/ip4/203.0.113.1/tcp/0", "/dns4/example.org/tcp/1"])
@@ -93,7 +93,7 @@ async def test_an_address_that_cannot_be_listened_on_is_named(tmp_path: Path, ad
     with pytest.raises(Misconfigured) as raised:
         async with open_network(HostConfig(tmp_path / "key", listen=(address,))):
             pass
-    assert raised.value.key == "listen"
+    assert raised.value.key == "mesh.listen"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/x/p2p/12D3Koo"])
@@ -101,7 +101,7 @@ async def test_a_bootstrap_address_without_a_peer_is_named(tmp_path: Path, addre
     with pytest.raises(Misconfigured) as raised:
         async with open_network(HostConfig(tmp_path / "key", listen=(LOOPBACK,), bootstrap=(address,))):
             pass
-    assert raised.value.key == "bootstrap"
+    assert raised.value.key == "mesh.bootstrap"
 
 
 async def test_an_error_in_the_body_comes_out_as_it_is_and_everything_is_closed(tmp_path: Path) -> None:
