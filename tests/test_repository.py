@@ -127,7 +127,7 @@ def test_the_readme_has_a_row_for_every_folder():
         for path in ROOT.iterdir()
         if path.is_dir() and path.name not in ignored and not path.name.startswith(".") and not path.match("*.egg-info")
     }
-    assert folders <= rows
+    assert folders == rows
 
 
 def test_the_page_for_developers_has_a_row_for_every_folder_of_tests():
