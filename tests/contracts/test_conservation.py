@@ -86,6 +86,17 @@ def test_the_books_hold_after_any_walk(world: World, seed):
     def stake() -> None:
         world.registry.send("addStake", sender=account(walk.choice(OPERATORS)), value=walk.randint(1, MIN_STAKE))
 
+    # Every operation once, for certain: which of the walk's are refused depends on block hashes, by way of the committees.
+    world.gas.send("withdrawETHBalance", walk.randint(1, ETHER // 4), sender=USERS[0])
+    check(world, tasks)
+    tasks.append(world.execute(jobs[USERS[0]], walk.getrandbits(256), account(1), world.ping(1), max_fee=ETHER // 4))
+    check(world, tasks)
+    world.submit(world.certificate(tasks[0]))
+    check(world, tasks)
+    assert world.hub.view("owed", tasks[0].id, 1) > 0
+    world.hub.send("claim", 1, [tasks[0].id], sender=STRANGER)
+    check(world, tasks)
+    assert world.hub.view("owed", tasks[0].id, 1) == 0
     for _ in range(90):
         step = walk.choice([deposit, withdraw, execute, execute, execute, certify, certify, certify, expire, claim, wait, stake])
         try:
@@ -94,7 +105,7 @@ def test_the_books_hold_after_any_walk(world: World, seed):
             continue
         done[step.__name__] = done.get(step.__name__, 0) + 1
         check(world, tasks)
-    assert {"execute", "certify", "claim", "withdraw"} <= done.keys()
+    assert "execute" in done
     for i in OPERATORS:
         with suppress(Refused):  # nothing to claim
             world.hub.send("claim", i, [t.id for t in tasks], sender=STRANGER)
