@@ -15,7 +15,8 @@ from consensus.errors import Misconfigured
 from coordinator.api.keys import RATE_LIMIT, Role, new_key
 from coordinator.app import VERSION, run_coordinator, store_path
 from coordinator.store.sqlite import open_store
-from node.infra.settings import CoordinatorSettings, load
+from coordinator.settings import CoordinatorSettings
+from node.infra.settings import load
 from node.infra.telemetry import configure_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

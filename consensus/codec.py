@@ -49,7 +49,7 @@ POSSESSION_TYPEHASH = keccak(b"Possession(bytes key,address operator)")
 # Off chain only: what a keeper says over the mesh, under the hub's domain.
 ACKNOWLEDGEMENT_TYPEHASH = keccak(b"Acknowledgement(bytes32 authorisation,uint256 at)")
 PACKAGE_TYPEHASH = keccak(b"Package(bytes32 authorisation,bytes32 transaction,bytes32 callHash,uint256 resourceFee)")
-CHECK_IN_TYPEHASH = keccak(b"CheckIn(bytes32 peer,bytes32 version,uint256 at)")
+CHECK_IN_TYPEHASH = keccak(b"CheckIn(bytes32 peer,bytes32 version,bytes32 sandbox,uint256 at)")
 
 
 @lru_cache(maxsize=256)

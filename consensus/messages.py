@@ -16,7 +16,7 @@ import msgspec
 from consensus import codec
 from consensus.codec import keccak, words
 from consensus.errors import Reject
-from consensus.triggers import Trigger
+from consensus.triggers import Observation, Trigger
 
 VERSION = 1
 MAX_SPEC_BYTES = 64 * 1024
@@ -160,13 +160,14 @@ class Authorisation(Wire, frozen=True):
 
 
 class Task(Wire, frozen=True):
-    """What the coordinator publishes: the authorisation, its signature, and the JobSpec whose CID it names."""
+    """What the coordinator publishes: the authorisation, its signature, the JobSpec whose CID it names, and what was seen."""
 
     chain_id: int
     authorisation: Authorisation
     signature: bytes
     spec: bytes
     trace_id: str
+    observation: Observation = None
 
     def __post_init__(self) -> None:
         _need(0 < self.chain_id < 2**63, "chain id out of range")
@@ -261,22 +262,27 @@ class Vote(Wire, frozen=True):
 
 
 class CheckIn(Wire, frozen=True):
-    """A keeper's sign of life. Signed by the operator under the hub's domain, bound to its peer id."""
+    """A keeper's sign of life. Signed by the operator under the hub's domain, bound to its peer id.
+
+    `sandbox` is where it can run scripts (`docker`, `embedded`), empty when nowhere.
+    """
 
     chain_id: int
     operator: bytes
     version: str
+    sandbox: str
     at: int
     signature: bytes
 
     def __post_init__(self) -> None:
         _need(len(self.operator) == 20 and len(self.signature) == 65, "operator 20 bytes, signature 65")
-        _need(len(self.version) <= 64, "version over 64 characters")
+        _need(len(self.version) <= 64 and len(self.sandbox) <= 32, "version over 64 characters, or sandbox over 32")
         _need(0 <= self.at < 2**63, "time out of range")
 
     @staticmethod
-    def struct_hash(peer_id: str, version: str, at: int) -> bytes:
-        return keccak(words(codec.CHECK_IN_TYPEHASH, keccak(peer_id.encode()), keccak(version.encode()), at))
+    def struct_hash(peer_id: str, version: str, sandbox: str, at: int) -> bytes:
+        said = (keccak(text.encode()) for text in (peer_id, version, sandbox))
+        return keccak(words(codec.CHECK_IN_TYPEHASH, *said, at))
 
 
 def spec_digest(spec: bytes) -> bytes:

@@ -13,6 +13,7 @@ from consensus import ecdsa
 from consensus.codec import Domain, keccak
 from consensus.errors import Ignore, Reject
 from consensus.messages import Acknowledgement, Authorisation, CheckIn, Execution, Task, Vote
+from consensus.triggers import names
 
 MAX_AHEAD = 3600
 """Seconds ahead of its `not_before` that a task may be published."""
@@ -46,6 +47,8 @@ def _authorised(task: Task, facts: Facts) -> Authorisation:
     job = task.job()  # REJECT: the JobSpec is not the one whose digest was signed, or is malformed
     if (job.job_id, job.chain_id, job.level) != (authorisation.job_id, task.chain_id, authorisation.level):  # REJECT
         raise Reject("SPEC_CONTRADICTS", "job, chain or level differ between JobSpec and authorisation")
+    if not names(job.trigger, authorisation.trigger_id, task.observation):  # REJECT: what was seen is of another firing
+        raise Reject("OBSERVATION_CONTRADICTS", "the observation is not of the firing that the trigger id names")
     signer = ecdsa.recover(domain.hub_digest(authorisation.struct_hash()), task.signature)
     if signer is None or signer not in facts.dispatchers(task.chain_id):  # REJECT: nobody the hub lists signed this
         raise Reject("NOT_DISPATCHER", "the authorisation is not signed by a dispatcher that the hub lists")
@@ -112,6 +115,6 @@ def check_check_in(check_in: CheckIn, source: str, facts: Facts, now: float) -> 
         raise Ignore("UNKNOWN_CHAIN", str(check_in.chain_id))
     if facts.operator_of(check_in.chain_id, source) != check_in.operator:  # IGNORE: not registered (yet) with this peer
         raise Ignore("UNKNOWN_PEER", source)
-    digest = domain.hub_digest(CheckIn.struct_hash(source, check_in.version, check_in.at))
+    digest = domain.hub_digest(CheckIn.struct_hash(source, check_in.version, check_in.sandbox, check_in.at))
     if ecdsa.recover(digest, check_in.signature) != check_in.operator:  # REJECT
         raise Reject("BAD_SIGNATURE", "the check-in is not signed by the peer's operator")

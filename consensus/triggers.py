@@ -1,38 +1,56 @@
-"""When a job is due: one implementation for the scheduler that fires it and the attester who re-checks it."""
+"""What can fire a job: one struct a kind; what was seen when it did; and which task a firing is."""
 
 from __future__ import annotations
 
 import msgspec
 
+from consensus import events
+from consensus.conditions import OnCondition
+from consensus.events import OnEvent
+from consensus.schedules import Cron, Interval, Moments, Schedule
 
-class Interval(msgspec.Struct, frozen=True, tag="interval", forbid_unknown_fields=True):
-    """Every `interval` seconds, anchored to the job's creation: due at created_at + i * interval, i >= 1, up to its end."""
+__all__ = ["Cron", "EdgeSeen", "Interval", "LogSeen", "Moments", "Observation", "OnCondition", "OnEvent", "Schedule", "Trigger"]
 
-    interval: int
+Trigger = Interval | Cron | Moments | OnEvent | OnCondition
+"""Union of what can fire a job."""
+
+
+class LogSeen(msgspec.Struct, frozen=True, tag="log", forbid_unknown_fields=True):
+    """Where to look for the log that fired: the transaction's hash and the log's position within its receipt."""
+
+    transaction: bytes
+    position: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.interval <= 2**40:
-            raise ValueError("interval is 1 to 2^40 seconds")
+        if len(self.transaction) != 32 or not 0 <= self.position < 2**32:
+            raise ValueError("a transaction hash has 32 bytes, a position is 0 to 2^32")
 
 
-Trigger = Interval
-"""Union of what can fire a job; grows by one struct for each kind."""
+class EdgeSeen(msgspec.Struct, frozen=True, tag="edge", forbid_unknown_fields=True):
+    """When the condition was seen to hold (UTC seconds), and the values seen, in the order of the comparisons.
+
+    For the log and the user only: whoever re-checks the condition reads the sources itself.
+    """
+
+    at: int
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at < 2**63 or len(self.values) > 16 or any(len(v) > 128 for v in self.values):
+            raise ValueError("time out of range, or more or longer values than comparisons have")
 
 
-def is_due(trigger: Trigger, second: int, *, created_at: int, time_frame: int) -> bool:
-    """Whether `second` (UTC) is one of the trigger's due seconds within the job's life of `time_frame` seconds."""
-    elapsed = second - created_at
-    return 0 < elapsed <= time_frame and elapsed % trigger.interval == 0
+Observation = LogSeen | EdgeSeen | None
+"""What a task says of its firing beside the trigger id; nothing for a schedule. Not believed: where to look."""
 
 
-def next_due(trigger: Trigger, after: int, *, created_at: int, time_frame: int) -> int | None:
-    """First due second strictly after `after`, or None when the job's life is over."""
-    steps = max(0, after - created_at) // trigger.interval + 1
-    due = created_at + steps * trigger.interval
-    return due if due <= created_at + time_frame else None
-
-
-def last_due(trigger: Trigger, until: int, *, created_at: int, time_frame: int) -> int | None:
-    """Latest due second at or before `until`, or None when none has come."""
-    steps = (min(until, created_at + time_frame) - created_at) // trigger.interval
-    return created_at + steps * trigger.interval if steps >= 1 else None
+def names(trigger: Trigger, trigger_id: int, observation: Observation) -> bool:
+    """Whether the observation is of the firing that `trigger_id` names."""
+    match trigger, observation:
+        case OnEvent(), LogSeen():
+            return events.firing_id(trigger.chain_id, observation.transaction, observation.position) == trigger_id
+        case OnCondition(), EdgeSeen():
+            return 1 <= trigger_id < 2**63
+        case (Interval() | Cron() | Moments()), None:
+            return 0 < trigger_id < 2**63
+    return False

@@ -34,7 +34,7 @@ from node.infra.keystore import load_operator, read_password
 from node.infra.observe import Observer, Registry
 from node.infra.reach import host_config, reach_chain
 from node.infra.secret import Secret
-from node.infra.settings import CoordinatorSettings
+from coordinator.settings import CoordinatorSettings
 from p2p.host import open_network
 from p2p.network import Network
 

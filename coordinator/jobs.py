@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from consensus import triggers
+from consensus import schedules
 from consensus.errors import Failed, Invalid
 from consensus.messages import MAX_SPEC_BYTES, JobSpec, Uint256
 from consensus.triggers import Interval
@@ -168,7 +168,7 @@ class Jobs:
             spec=spec,
             created_at=registered.created_at,
             time_frame=registered.time_frame,
-            next_due=triggers.next_due(  # the first of all: what has passed since is the scheduler's to judge
+            next_due=schedules.next_due(  # the first of all: what has passed since is the scheduler's to judge
                 trigger, registered.created_at, created_at=registered.created_at, time_frame=registered.time_frame
             ),
             posted_at=now,

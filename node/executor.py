@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consensus import triggers
+from consensus import schedules
 from consensus.codec import keccak
 from consensus.errors import Failed, Invalid, Transient
 from consensus.lifecycle import REASONS
@@ -65,7 +65,7 @@ class Executor:
             raise Failed("WRONG_CALL", "the authorised call is not the one the JobSpec means")
         if job.target != authorisation.target:
             raise Failed("WRONG_TARGET", "the authorised target is not the JobSpec's")
-        if not triggers.is_due(job.trigger, authorisation.trigger_id, created_at=job.created_at, time_frame=job.time_frame):
+        if not schedules.is_due(job.trigger, authorisation.trigger_id, created_at=job.created_at, time_frame=job.time_frame):
             raise Failed("NOT_DUE", "the second is not one of the job's")
         if authorisation.trigger_id > self._clock.now() + MAX_AHEAD:
             raise Failed("NOT_DUE", "more than an hour ahead")

@@ -40,12 +40,13 @@ class Signer:
             signature=ecdsa.sign(self._operator_secret, domain.hub_digest(said)),
         )
 
-    def check_in(self, domain: Domain, peer_id: str, version: str, at: int) -> CheckIn:
-        digest = domain.hub_digest(CheckIn.struct_hash(peer_id, version, at))
+    def check_in(self, domain: Domain, peer_id: str, version: str, sandbox: str, at: int) -> CheckIn:
+        digest = domain.hub_digest(CheckIn.struct_hash(peer_id, version, sandbox, at))
         return CheckIn(
             chain_id=domain.chain_id,
             operator=self.address,
             version=version,
+            sandbox=sandbox,
             at=at,
             signature=ecdsa.sign(self._operator_secret, digest),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consensus import codec, triggers
+from consensus import codec, schedules
 from consensus.codec import keccak, words
 from consensus.errors import Failed, Transient
 from consensus.messages import Execution, Verdict
@@ -67,7 +67,7 @@ async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, co
         return _no("WRONG_RECORD")
     if execution.resource_fee != 0:  # a static call uses no resources but gas
         return _no("WRONG_FEE")
-    if not triggers.is_due(spec.trigger, authorisation.trigger_id, created_at=spec.created_at, time_frame=spec.time_frame):
+    if not schedules.is_due(spec.trigger, authorisation.trigger_id, created_at=spec.created_at, time_frame=spec.time_frame):
         return _no("NOT_DUE")
     if record.timestamp < authorisation.trigger_id:
         return _no("NOT_DUE")

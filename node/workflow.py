@@ -71,6 +71,7 @@ class Parts:
     clock: Clock
     compute: Compute
     version: str
+    sandbox: str = ""
     checkin_interval: float = 60.0
     duties: DutySettings = field(default_factory=DutySettings)
 
@@ -246,6 +247,6 @@ class Keeper:
         while True:
             for served in p.chains.values():
                 now = int(p.clock.now())
-                check_in: CheckIn = p.signer.check_in(served.chain.domain, p.network.peer_id, p.version, now)
+                check_in: CheckIn = p.signer.check_in(served.chain.domain, p.network.peer_id, p.version, p.sandbox, now)
                 await p.network.publish(CHECK_INS, check_in)
             await trio.sleep(p.checkin_interval)

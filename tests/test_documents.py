@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from consensus.lifecycle import REASONS, TRANSITIONS
-from node.infra.settings import CoordinatorSettings, NodeSettings, option_rows, render_example
+from coordinator.settings import CoordinatorSettings
+from node.infra.settings import NodeSettings, option_rows, render_example
 from node.infra.telemetry import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent

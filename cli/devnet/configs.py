@@ -9,7 +9,8 @@ from typing import Any
 
 from cli.devnet.folder import write_whole
 from node.infra.deploy import Deployment
-from node.infra.settings import CoordinatorSettings, NodeSettings, Settings, validated
+from coordinator.settings import CoordinatorSettings
+from node.infra.settings import NodeSettings, Settings, validated
 
 LOCAL = "127.0.0.1"
 ANY_PORT = f"/ip4/{LOCAL}/tcp/0"

@@ -24,7 +24,8 @@ from consensus.codec import Domain
 from consensus.errors import Failed
 from node.infra.deploy import Deployment, DeploySettings, deploy
 from node.infra.rpc import Rpc, open_rpc
-from node.infra.settings import CoordinatorSettings, NodeSettings
+from coordinator.settings import CoordinatorSettings
+from node.infra.settings import NodeSettings
 
 ROUND_S = 20
 EPOCH_S = 80  # four rounds, the least that the contracts' deployment takes

@@ -8,7 +8,7 @@ from typing import Any
 
 from eth_utils.address import to_checksum_address
 
-from consensus import triggers
+from consensus import schedules
 from consensus.messages import JobSpec
 from coordinator.jobs import Taken
 from coordinator.store.records import ACTIVE, Job, JobStatus, Task, User
@@ -82,7 +82,7 @@ def job_data(job: Job, user_id: int, task_ids: Sequence[int]) -> dict[str, Any]:
 
 def time_job_data(job: Job, now: float) -> dict[str, Any]:
     """FIELD's time_job_data: the trigger and the target."""
-    following = triggers.next_due(job.trigger, int(now), created_at=job.created_at, time_frame=job.time_frame)
+    following = schedules.next_due(job.trigger, int(now), created_at=job.created_at, time_frame=job.time_frame)
     return {
         "job_id": str(job.id),
         "task_definition_id": job.definition,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from consensus import codec, triggers
+from consensus import codec, schedules
 from consensus.errors import Transient
 from consensus.lifecycle import TaskState
 from coordinator.signals import first_of
@@ -44,7 +44,7 @@ def step(planned: Planned, now: float, lookahead: float) -> Step:
     """From the job's next due second up to `now + lookahead`."""
     first, skipped = planned.next_due, 0
     if first < now - MISSED_AFTER_S:
-        last = triggers.last_due(planned.trigger, int(now), created_at=planned.created_at, time_frame=planned.time_frame)
+        last = schedules.last_due(planned.trigger, int(now), created_at=planned.created_at, time_frame=planned.time_frame)
         if last is not None and last > first:
             skipped = (last - first) // planned.trigger.interval
             first = last
@@ -52,7 +52,7 @@ def step(planned: Planned, now: float, lookahead: float) -> Step:
     following: int | None = first
     while following is not None and following <= now + lookahead:
         due.append(following)
-        following = triggers.next_due(planned.trigger, following, created_at=planned.created_at, time_frame=planned.time_frame)
+        following = schedules.next_due(planned.trigger, following, created_at=planned.created_at, time_frame=planned.time_frame)
     return Step(tuple(due), skipped, following)
 
 

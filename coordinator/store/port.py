@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from coordinator.store.records import ApiKey, Attempt, Firing, Job, JobStatus, KeeperSeen, Planned, Task, TaskChange, User
+from coordinator.store.records import (
+    ApiKey,
+    Attempt,
+    Fired,
+    Firing,
+    Gap,
+    Job,
+    JobStatus,
+    KeeperRecord,
+    KeeperSeen,
+    Planned,
+    Task,
+    TaskChange,
+    User,
+)
+
+Fences = Mapping[int, int]
+"""The shards a coordinator holds, each with the token of its lease (`claim_shard`)."""
 
 
 class Store(Protocol):
@@ -25,24 +42,60 @@ class Store(Protocol):
         """Jobs created with keys of `key_owner`, of one owner or of all, oldest first."""
         ...
 
-    async def planned(self, after: int | None, limit: int) -> Sequence[Planned]:
-        """Active jobs with a due second, paged: `after` is the last job id of the page before."""
+    async def set_email(self, address: bytes, email: str, at: int) -> User | None:
+        """Where the owner of jobs is written to; '' for nowhere. None when there is no such user."""
+        ...
+
+    async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
+        """Jobs of a shard to be watched (active, begun, not spent), paged: `after` is the last job id of the page before."""
+        ...
+
+    async def planned_job(self, job_id: int) -> Planned | None:
+        """One job by the rule of `planned`."""
         ...
 
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
-        """An active job ends with `status`. Returns the job as it now is, None when unknown."""
+        """An active or paused job ends with `status`. Returns the job as it now is, None when unknown.
+
+        What waits for it (`link_job_id`) begins when the status is `completed`, else it ends as `failed`, and so on.
+        """
         ...
 
-    async def complete_job(self, job_id: int, at: int) -> bool:
-        """An active job without a further due second and without an open task is completed; says whether that happened."""
+    async def pause_job(self, job_id: int, at: int) -> Job | None:
+        """An active job is paused: it fires no more until `resume_job`. Returns it as it now is."""
+        ...
+
+    async def resume_job(self, job_id: int, next_due: int | None, at: int) -> Job | None:
+        """A paused job is active again, from `next_due` on (time jobs); an event job has not missed what came meanwhile
+        unless its policy is `skip`, a condition job is armed as it was. Returns it as it now is."""
+        ...
+
+    async def update_job(self, job: Job) -> Job | None:
+        """Replaces the job's row by `job`, which has the same id, owner and creation; None when it has ended."""
+        ...
+
+    async def complete_job(self, job_id: int, at: int) -> Job | None:
+        """An active, spent job without an open task ends: as `failed` when it was to run once and its task did not succeed,
+        else as `completed`; a linked one then begins. Returns it when that happened now."""
+        ...
+
+    async def expire_jobs(self, shard: int, at: int, limit: int) -> Sequence[int]:
+        """Jobs of the shard whose life is over at `at` (waiting and paused ones too) are spent, and completed if nothing is
+        open. Returns their ids, at most `limit`."""
+        ...
+
+    async def linked_to(self, job_id: int) -> Job | None:
+        """The job that begins when this one completes."""
         ...
 
     # tasks
 
-    async def fire(self, firings: Sequence[Firing], at: int) -> Sequence[bool]:
-        """Each firing's task and the job's new `next_due`, together. True where the task is new.
+    async def fire(self, firings: Sequence[Firing], at: int, fences: Fences) -> Sequence[Fired]:
+        """Each firing's task and what becomes of its job, together.
 
-        A firing of a job that is no longer active changes nothing; a task that exists stays as it is.
+        FENCED where `fences` does not hold the newest token of the job's shard, INACTIVE where the job fires no more or not
+        yet: both change nothing. KNOWN where an edge has another number than expected (nothing changes) or the task exists:
+        it stays as it is, and the job's row still moves on.
         """
         ...
 
@@ -54,8 +107,12 @@ class Store(Protocol):
 
     async def task_ids_of_job(self, job_id: int, limit: int) -> Sequence[int]: ...
 
-    async def open_tasks(self) -> Sequence[Task]:
-        """Tasks that have not ended, oldest first."""
+    async def open_tasks(self, shards: Sequence[int] | None = None) -> Sequence[Task]:
+        """Tasks that have not ended, oldest first; of these shards' jobs or of all."""
+        ...
+
+    async def recent_tasks(self, limit: int) -> Sequence[Task]:
+        """The newest of all, newest first."""
         ...
 
     async def change(self, change: TaskChange, at: int) -> Task | None:
@@ -82,20 +139,30 @@ class Store(Protocol):
         """The attempt is acknowledged, the task too when the lifecycle allows. None when it is not the open attempt."""
         ...
 
-    async def end_attempt(self, task_id: int, number: int, code: str, detail: str, at_ms: int) -> bool:
-        """Gives an attempt up. False when it had ended before."""
+    async def end_attempt(
+        self, task_id: int, number: int, code: str, detail: str, at_ms: int, *, fault: bool = False
+    ) -> bool:
+        """Gives an attempt up, by its performer's `fault` or not. False when it had ended before."""
         ...
 
     # chain
 
-    async def checkpoint(self, chain_id: int) -> int | None:
-        """Last block whose events are in the store."""
+    async def checkpoint(self, name: str) -> int | None:
+        """Last block done by a follower: `hub:<chain>` for the monitor, `events:<chain>:<shard>` for the event scheduler."""
+        ...
+
+    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None:
+        """Sets them, also backwards after a reorganisation."""
+        ...
+
+    async def mark_caught_up(self, job_ids: Sequence[int]) -> None:
+        """Event jobs whose past has been searched: from here on their shard's checkpoint speaks for them."""
         ...
 
     async def record(
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
-        """The effects of the blocks up to `block` and that checkpoint, together.
+        """The effects of the blocks up to `block` and the checkpoint `hub:<chain>`, together; points and counts included.
 
         Effects may come again (after a crash, after a reorganisation): what is known changes nothing.
         Returns the tasks that changed, as they now are.
@@ -111,3 +178,44 @@ class Store(Protocol):
     async def save_keeper(self, keeper: KeeperSeen) -> None: ...
 
     async def keepers(self) -> Sequence[KeeperSeen]: ...
+
+    async def keeper_records(self) -> Sequence[KeeperRecord]:
+        """Of every keeper that has ever executed, attested, failed, or been named. Written by `record`, `end_attempt` (a
+        `fault` counts as `failed`) and `save_keeper_form`."""
+        ...
+
+    async def save_keeper_form(self, record: KeeperRecord) -> None:
+        """Name, e-mail, chat id, whitelisting and booster; the counts stay what they are."""
+        ...
+
+    # shards
+
+    async def claim_shard(self, shard: int, token: int, at: int) -> bool:
+        """From now on only `token` writes for the shard. False when a newer token has claimed it."""
+        ...
+
+    async def touch_shards(self, shards: Sequence[int], at: int) -> None:
+        """They are being watched at `at`: `Shard.watched_at` tells the next holder since when they were not."""
+        ...
+
+    async def watched_at(self, shard: int) -> int | None: ...
+
+    # gaps and alerts
+
+    async def add_gap(self, gap: Gap) -> None: ...
+
+    async def gaps(self, scopes: Sequence[str], since: int) -> Sequence[Gap]:
+        """Those that ended after `since`, oldest first, at most 100."""
+        ...
+
+    async def open_alert(self, subject: str, text: str, at: int) -> bool:
+        """True when there was none of this subject: whoever gets it tells people, once."""
+        ...
+
+    async def close_alert(self, subject: str) -> int | None:
+        """Since when it was open; None when it was not: whoever gets a time tells people that it is over, once."""
+        ...
+
+    async def alerts(self) -> Mapping[str, int]:
+        """Open ones by subject, and since when."""
+        ...

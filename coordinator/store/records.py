@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from consensus.lifecycle import FINAL, TaskState
-from consensus.triggers import Trigger
+from consensus.triggers import Observation, Trigger
+
+SHARDS = 16
+"""Parts that jobs are divided into, each held by one live coordinator; ids are keccaks, so the parts are even."""
+
+
+def shard_of(job_id: int) -> int:
+    """Which of the `SHARDS` a job belongs to."""
+    return job_id % SHARDS
 
 
 class JobStatus(StrEnum):
@@ -21,8 +29,36 @@ class JobStatus(StrEnum):
     DELETED = "deleted"
 
 
+class MissedPolicy(StrEnum):
+    """What becomes of due seconds that passed while nobody could fire them."""
+
+    RUN_ONCE = "run_once"
+    RUN_ALL = "run_all"
+    SKIP = "skip"
+
+
+class Fired(StrEnum):
+    """What the store says of a firing."""
+
+    NEW = "new"
+    KNOWN = "known"
+    """Its task was there, or its edge taken: nothing changed."""
+    INACTIVE = "inactive"
+    """Its job fires no more (or not yet)."""
+    FENCED = "fenced"
+    """Another coordinator holds the job's shard by now: drop the shard."""
+
+
 ACTIVE = frozenset({JobStatus.CREATED, JobStatus.SCHEDULED})
 """Jobs that still fire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """How often a condition has fired, and whether it may again: it re-arms when it falls back."""
+
+    number: int = 0
+    armed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +68,8 @@ class User:
     id: int
     address: bytes
     email: str
-    points: str
+    points: int
+    """In units of 10^-15: see `coordinator.points`."""
     total_jobs: int
     total_tasks: int
     created_at: int
@@ -60,8 +97,11 @@ class Target:
 class Job:
     """A job as posted and checked against the chain. `spec` are the bytes of its JobSpec, which keepers are sent.
 
-    `key_owner` owns the API key that created it, and reads it. `next_due` is the next second that has no task yet;
-    None when none is left. `created_at` is the chain's, `posted_at` ours.
+    `key_owner` owns the API key that created it, and reads it. `next_due` is a time job's next second that has no task yet;
+    None when none is left, and for the other kinds. `created_at` is the chain's, `posted_at` ours. `starts_at` is when it
+    began to be watched: later than `created_at` for a job that waited for the one before it, None while it waits. `spent`
+    says that it fires no more and completes with its last open task. `edge` is a condition job's, `caught_up` says of an
+    event job that the blocks between its creation and its posting have been searched.
     """
 
     id: int
@@ -94,21 +134,32 @@ class Job:
     cost_actual: int = 0
     last_executed_at: int | None = None
     trace_id: str = ""
+    missed: MissedPolicy = MissedPolicy.RUN_ONCE
+    starts_at: int | None = 0
+    spent: bool = False
+    edge: Edge = Edge()
+    caught_up: bool = False
 
     @property
     def planned(self) -> Planned | None:
         """What a scheduler needs of it, while there is something to schedule."""
-        if not self.active or self.next_due is None:
+        if not self.active or self.spent or self.starts_at is None:
             return None
         return Planned(
-            self.id,
-            self.target.chain_id,
-            self.definition,
-            self.trigger,
-            self.created_at,
-            self.time_frame,
-            self.next_due,
-            self.trace_id,
+            job_id=self.id,
+            chain_id=self.target.chain_id,
+            definition=self.definition,
+            trigger=self.trigger,
+            created_at=self.created_at,
+            time_frame=self.time_frame,
+            starts_at=self.starts_at,
+            next_due=self.next_due,
+            recurring=self.recurring,
+            missed=self.missed,
+            priority=self.priority,
+            edge=self.edge,
+            caught_up=self.caught_up,
+            trace_id=self.trace_id,
         )
 
     @property
@@ -130,13 +181,25 @@ class Planned:
     trigger: Trigger
     created_at: int
     time_frame: int
-    next_due: int
+    starts_at: int
+    next_due: int | None
+    recurring: bool
+    missed: MissedPolicy
+    priority: int
+    edge: Edge
+    caught_up: bool
     trace_id: str
+
+    @property
+    def expires_at(self) -> int:
+        return self.created_at + self.time_frame
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One firing of one job. `stages` are UTC milliseconds by stage name; None where the chain has not said yet.
+
+    `scheduled_at` is the second (UTC) before which it must not execute: a time job's due second, else when it fired.
 
     `accepted` is the committee's verdict, `successful` the target call's; `reason` and `detail` say why it ended.
     """
@@ -148,6 +211,9 @@ class Task:
     definition: int
     created_at_ms: int
     trace_id: str
+    scheduled_at: int
+    priority: int = 3
+    observation: Observation = None
     state: TaskState = TaskState.CREATED
     reason: str = ""
     detail: str = ""
@@ -196,12 +262,25 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeStep:
+    """A condition's step, by compare-and-set: written only while the stored edge's number is `expected`."""
+
+    expected: int
+    after: Edge
+
+
+@dataclass(frozen=True, slots=True)
 class Firing:
-    """A job's step of its schedule: the task it makes, if any, and the job's next due second. Written together or not at all."""
+    """A job's step: the task it makes, if any, and what the job's row becomes. Written together or not at all.
+
+    `next_due` is a time job's, `edge` a condition job's; `spent` says that the job fires no more.
+    """
 
     job_id: int
     task: Task | None
-    next_due: int | None
+    next_due: int | None = None
+    edge: EdgeStep | None = None
+    spent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +306,10 @@ class TaskChange:
     accepted: bool | None = None
     successful: bool | None = None
     submission_tx: bytes | None = None
+    attesters: tuple[bytes, ...] = ()
+    """Operators behind `attester_ids`: for their points; not kept."""
+    rewards: Mapping[bytes, int] = field(default_factory=dict)
+    """Wei that the certificate earned each operator; not kept with the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +339,38 @@ class KeeperSeen:
     first_seen: int
     last_seen: int
     uptime_s: int
+    sandbox: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperRecord:
+    """What a keeper has done on one chain, counted in the transaction that settled each task.
+
+    `points` are in units of 10^-15 (`coordinator.points`); `executed` and `attested` count accepted tasks, `rejected` those
+    of its executions that a committee refused, `failed` the attempts it was given and did not execute by its own fault,
+    `by_definition` accepted executions by job type. `booster` multiplies points. `rewards` are wei.
+    """
+
+    chain_id: int
+    address: bytes
+    points: int = 0
+    rewards: int = 0
+    executed: int = 0
+    attested: int = 0
+    rejected: int = 0
+    failed: int = 0
+    by_definition: Mapping[int, int] = field(default_factory=dict)
+    booster: int = 1
+    whitelisted: bool = False
+    name: str = ""
+    email: str = ""
+    chat_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which conditions went unobserved: `scope` is `shard:<n>` or `source:<key>`. UTC seconds, `ended` exclusive."""
+
+    scope: str
+    began: int
+    ended: int

@@ -179,6 +179,31 @@ class RegistryChanged:
 ChainEvent = TaskExecuted | TaskValidated | TaskExpired | JobDeleted | RegistryChanged
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A log of any contract. `position` counts within its transaction's receipt: unlike the block-wide index it survives a
+    reorganisation."""
+
+    block_number: int
+    block_hash: bytes
+    tx_hash: bytes
+    position: int
+    address: bytes
+    topics: tuple[bytes, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of any mined transaction; `logs` in their order."""
+
+    tx_hash: bytes
+    block_number: int
+    block_hash: bytes
+    success: bool
+    logs: tuple[Log, ...]
+
+
 class Prepared(Protocol):
     """A transaction priced and built ahead of its time; opaque to everybody but the wallet that made it."""
 
@@ -272,8 +297,36 @@ class Chain(Protocol):
         """Gas that `target` needs for `call` when the hub calls it. Raises `Failed` (`CALL_REVERTS` and the reason)."""
         ...
 
+    async def logs(self, contracts: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int) -> Sequence[Log]:
+        """Logs of these contracts (of any, when empty) whose first topic is one of these, in chain order."""
+        ...
+
+    async def receipt(self, tx_hash: bytes) -> Receipt | None:
+        """None while the transaction is not mined, or not known."""
+        ...
+
+    async def call(self, target: bytes, data: bytes, block: int | None = None) -> bytes:
+        """What a view returns, at the head or at a block. Raises `Failed` (`CALL_REVERTS`)."""
+        ...
+
+    async def native_balance(self, account: bytes, block: int | None = None) -> int:
+        """Wei of the chain's own coin."""
+        ...
+
+    def heads(self) -> AbstractAsyncContextManager[Heads]:
+        """Wakes at each new block: told by WebSocket where the chain has one configured, else by looking every poll interval."""
+        ...
+
     def follow(self, from_block: int) -> AbstractAsyncContextManager[EventFeed]:
         """Events from `from_block` on, confirmed by `confirmations`, as blocks come. Starts behind: back-fills first."""
+        ...
+
+
+class Heads(Protocol):
+    """The chain's pulse. It may beat without a new block, and one beat may stand for several: read the head."""
+
+    async def wait(self) -> None:
+        """Returns when there may be a new head since the last return; raises nothing."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What an operator configures: the tables of `triggerx-node`'s and `triggerx-coordinator`'s TOML files."""
+"""What an operator configures: the tables of `triggerx-node`'s TOML file, and those that the coordinator's has too."""
 
 from __future__ import annotations
 
@@ -27,20 +27,17 @@ from node.infra.toml_settings import (
 __all__ = [
     "Address",
     "AggregatorSettings",
-    "ApiSettings",
     "ChainSettings",
     "ContractSettings",
-    "CoordinatorSettings",
-    "DispatchSettings",
-    "DispatcherKeySettings",
+    "FetchSettings",
     "KeySettings",
     "LogSettings",
     "MeshSettings",
     "NodeSettings",
     "OptionRow",
-    "SchedulerSettings",
     "Settings",
     "StatusSettings",
+    "refuse_twice_the_same",
     "load",
     "option_rows",
     "overrides_from",
@@ -64,14 +61,16 @@ def _address(value: object) -> bytes:
     return address
 
 
-def _url_of(*schemes: str) -> AfterValidator:
+def url_of(*schemes: str) -> AfterValidator:
+    """A validator: the text is a URL of one of these schemes."""
+
     def check(url: str) -> str:
         try:
             parts = urlsplit(url)
             _ = parts.port  # raises when it is no number
         except ValueError:
             raise ValueError("must be a URL") from None
-        if parts.scheme not in schemes or not parts.hostname:
+        if parts.scheme not in schemes or not (parts.hostname or parts.scheme == "unix"):
             raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
         return url
 
@@ -97,8 +96,8 @@ def _peer_multiaddr(text: str) -> str:
 Address = Annotated[bytes, PlainValidator(_address), PlainSerializer(lambda value: to_checksum_address(value))]
 """20 bytes; in the file 0x and 40 digits, all of one case or with a right checksum."""
 
-HttpUrl = Annotated[str, _url_of("http", "https")]
-WebSocketUrl = Annotated[str, _url_of("ws", "wss")]
+HttpUrl = Annotated[str, url_of("http", "https")]
+WebSocketUrl = Annotated[str, url_of("ws", "wss")]
 ListenAddress = Annotated[str, AfterValidator(_multiaddr)]
 PeerAddress = Annotated[str, AfterValidator(_peer_multiaddr)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -176,6 +175,16 @@ class StatusSettings(Settings):
     port: Port = Field(default=9100, description="Their port; 0 takes a free one.")
 
 
+class FetchSettings(Settings):
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts (`host` or `host:port`) that users' URLs may name though they are private; for tests and devnets.",
+        examples=[["127.0.0.1:8080"]],
+    )
+    timeout_s: float = Field(default=10.0, gt=0, le=60, description="Seconds that one request to a user's URL may take.")
+    max_bytes: int = Field(default=262_144, ge=1024, le=16_777_216, description="Largest answer that is read from one.")
+
+
 class LogSettings(Settings):
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level that is written.")
     format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or text for people.")
@@ -198,6 +207,12 @@ class NodeSettings(Settings):
     mesh: MeshSettings = Field(default=MeshSettings(), description="The peer-to-peer mesh.")
     chains: tuple[ChainSettings, ...] = Field(default=(), description="The chains to work on, one table each.")
     keys: KeySettings | None = Field(default=None, description="The keeper's keys; a bootstrap peer has none.")
+    health_url: HttpUrl | None = Field(
+        default=None,
+        description="The coordinator's base URL: check-ins are posted there too, beside the mesh.",
+        examples=["https://coordinator.example.org"],
+    )
+    fetch: FetchSettings = Field(default=FetchSettings(), description="Requests to the URLs that users' conditions name.")
     aggregator: AggregatorSettings = Field(default=AggregatorSettings(), description="Aggregation of votes.")
     status: StatusSettings = Field(default=StatusSettings(), description="Health and metrics.")
     log: LogSettings = Field(default=LogSettings(), description="Logging.")
@@ -208,54 +223,11 @@ class NodeSettings(Settings):
             raise refuse("keys", 'missing: a keeper signs; add the table [keys], or set role = "bootstrap"')
         if self.role == "keeper" and not self.chains:
             raise refuse("chains", 'missing: a keeper works on a chain; add a table [[chains]], or set role = "bootstrap"')
-        _refuse_twice_the_same(self.chains)
+        refuse_twice_the_same(self.chains)
         return self
 
 
-class DispatcherKeySettings(Settings):
-    keystore: FilePath = Field(description="Keystore of the key that signs authorisations.", examples=["keys/dispatcher.json"])
-    password_file: FilePath = Field(description="File with its password, readable by its owner only.", examples=["keys/password"])
-
-
-class ApiSettings(Settings):
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address that the job API listens on.")
-    port: Port = Field(default=9002, description="Its port; 0 takes a free one.")
-    body_limit: int = Field(default=1_048_576, ge=1024, le=67_108_864, description="Largest request body in bytes.")
-
-
-class SchedulerSettings(Settings):
-    lookahead_s: float = Field(
-        default=5.0, ge=0, le=300, description="Seconds before its due second that a time task is sent out."
-    )
-
-
-class DispatchSettings(Settings):
-    ack_timeout_s: float = Field(
-        default=30.0, gt=0, le=600, description="Seconds for a keeper's acknowledgement before another is asked."
-    )
-    retries: tuple[float, ...] = Field(default=(1.0, 2.0, 4.0), max_length=10, description="Seconds before each further attempt.")
-    attempt_window_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds an attempt's authorisation is valid.")
-
-
-class CoordinatorSettings(Settings):
-    """`triggerx-coordinator`."""
-
-    data_dir: FilePath = Field(default=Path("data"), description="Folder of the store.")
-    mesh: MeshSettings = Field(default=MeshSettings(), description="The peer-to-peer mesh.")
-    chains: tuple[ChainSettings, ...] = Field(min_length=1, description="The chains to work on, one table each.")
-    dispatcher: DispatcherKeySettings = Field(description="The dispatcher's key.")
-    api: ApiSettings = Field(default=ApiSettings(), description="The job API; health and metrics are served beside it.")
-    scheduler: SchedulerSettings = Field(default=SchedulerSettings(), description="The time scheduler.")
-    dispatch: DispatchSettings = Field(default=DispatchSettings(), description="Hand-out of tasks to keepers.")
-    log: LogSettings = Field(default=LogSettings(), description="Logging.")
-
-    @model_validator(mode="after")
-    def _chains_differ(self) -> Self:
-        _refuse_twice_the_same(self.chains)
-        return self
-
-
-def _refuse_twice_the_same(chains: tuple[ChainSettings, ...]) -> None:
+def refuse_twice_the_same(chains: tuple[ChainSettings, ...]) -> None:
     ids = [chain.id for chain in chains]
     for index, chain_id in enumerate(ids):
         if chain_id in ids[:index]:

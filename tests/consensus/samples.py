@@ -78,8 +78,8 @@ def acknowledgement(auth: Authorisation | None = None, *, secret: bytes = PERFOR
 
 
 def check_in(*, secret: bytes = PERFORMER, peer: str = PEER, at: int = NOW) -> CheckIn:
-    digest = DOMAIN.hub_digest(CheckIn.struct_hash(peer, "0.1.0", at))
-    return CheckIn(31337, ecdsa.address_of(PERFORMER), "0.1.0", at, ecdsa.sign(secret, digest))
+    digest = DOMAIN.hub_digest(CheckIn.struct_hash(peer, "0.1.0", "embedded", at))
+    return CheckIn(31337, ecdsa.address_of(PERFORMER), "0.1.0", "embedded", at, ecdsa.sign(secret, digest))
 
 
 VOTE = Vote(31337, Uint256(authorisation().task_id), b"\x88" * 32, Verdict.NO, "WRONG_CALL", 42, 7, 1, b"\x99" * 96)

@@ -134,8 +134,8 @@ async def test_a_check_in_replayed_or_of_another_keeper_counts_for_nothing(autoj
         assert world.coordinator is not None
         honest, liar = world.keepers
         now = int(world.clock.now())
-        message = honest.signer.check_in(world.ledger.domain, honest.peer_id, "0.1.0", now)
-        stolen = honest.signer.check_in(world.ledger.domain, honest.peer_id, "6.6.6", now + 5)
+        message = honest.signer.check_in(world.ledger.domain, honest.peer_id, "0.1.0", "", now)
+        stolen = honest.signer.check_in(world.ledger.domain, honest.peer_id, "6.6.6", "", now + 5)
         await honest.network.publish(CHECK_INS, message)
         await trio.sleep(10)
         await honest.network.publish(CHECK_INS, message)

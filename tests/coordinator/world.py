@@ -69,7 +69,7 @@ class FakeKeeper:
 
     async def check_in(self) -> None:
         now = int(self.world.clock.now())
-        message = self.signer.check_in(self.world.ledger.domain, self.peer_id, "0.1.0", now)
+        message = self.signer.check_in(self.world.ledger.domain, self.peer_id, "0.1.0", "", now)
         await self.network.publish(CHECK_INS, message)
 
     async def answer(self, source: PeerId, answer: Answer) -> None:

@@ -23,7 +23,8 @@ from cli.devnet.view import Heading, PlainLines, render
 from cli.devnet.watch import KEPT_TASKS, Place, Watch
 from consensus.errors import Failed, Misconfigured
 from node.infra.deploy import Deployment
-from node.infra.settings import CoordinatorSettings, NodeSettings, load
+from coordinator.settings import CoordinatorSettings
+from node.infra.settings import NodeSettings, load
 from tests.devnet.running import alive, eventually
 
 DEPLOYMENT = Deployment(31337, *(f"0x{n:040x}" for n in range(1, 7)), block=1)

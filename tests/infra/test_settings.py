@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.errors import Misconfigured
-from node.infra.settings import CoordinatorSettings, NodeSettings, load, option_rows, overrides_from, render_example, validated
+from coordinator.settings import CoordinatorSettings
+from node.infra.settings import NodeSettings, load, option_rows, overrides_from, render_example, validated
 
 MODELS = [NodeSettings, CoordinatorSettings]
 

@@ -1,0 +1,103 @@
+"""The streams as the coordinator sees them; adapters are redis (a server by URL, or the embedded one) and memory.
+
+Nothing here is the truth: the store is. Whatever is lost here is rebuilt from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+LEVELS = (1, 2, 3)
+"""Priorities: 1 before 2 before 3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A task's place in the queue, held until `done`. `id` is the stream's own."""
+
+    task_id: int
+    priority: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskNews:
+    """A task's step, for whoever follows: `kind` is dispatched, completed, failed or retry."""
+
+    kind: str
+    task_id: int
+    job_id: int
+    state: str
+    reason: str
+    attempt: int
+    at_ms: int
+
+
+class Streams(Protocol):
+    """Every method raises `Transient` (`STREAMS_UNREACHABLE`) while the server is away."""
+
+    # the queue of tasks to dispatch: one stream a priority, one consumer group of all coordinators
+
+    async def push(self, tasks: Sequence[tuple[int, int]]) -> None:
+        """Adds (task id, priority) each. The same task twice is the taker's to notice."""
+        ...
+
+    async def take(self, limit: int) -> Sequence[Entry]:
+        """Waits until there is one; the highest priority first. What is taken is this consumer's until `done` or orphaned."""
+        ...
+
+    async def done(self, entries: Sequence[Entry]) -> None:
+        """They are finished with: acknowledged and deleted."""
+        ...
+
+    async def keep(self, entries: Sequence[Entry]) -> None:
+        """Still at work on them: their idle time starts anew."""
+        ...
+
+    async def orphans(self, idle_s: float, limit: int) -> Sequence[Entry]:
+        """Takes over what another consumer has neither kept nor done for so long (XAUTOCLAIM)."""
+        ...
+
+    async def backlog(self) -> int:
+        """Entries that nobody has taken."""
+        ...
+
+    # leases
+
+    async def acquire(self, name: str, ttl_s: float) -> int | None:
+        """Takes a free lease; its fencing token, higher than any given for this name before. None when another holds it."""
+        ...
+
+    async def renew(self, name: str, token: int, ttl_s: float) -> bool:
+        """False when it is no longer ours."""
+        ...
+
+    async def release(self, name: str, token: int) -> None: ...
+
+    async def beat(self, instance: str, ttl_s: float) -> frozenset[str]:
+        """This instance lives for `ttl_s` more; all that live now, itself included."""
+        ...
+
+    async def leave(self, instance: str) -> None:
+        """It lives no more: the others need not wait for its time to run out."""
+        ...
+
+    # news
+
+    async def announce(self, job_id: int) -> None:
+        """Tells every coordinator that the job is new or has changed."""
+        ...
+
+    def news(self) -> AsyncIterator[int]:
+        """Jobs announced from now on, by anybody. Ends with `Transient` when some may have been lost: read the store anew."""
+        ...
+
+    async def tell(self, news: Sequence[TaskNews]) -> None:
+        """Appends to the streams `tasks:<kind>`, each trimmed to about 10,000 entries."""
+        ...
+
+    async def ping(self) -> None:
+        """Returns when the server answers."""
+        ...
