@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from consensus import ecdsa
 from consensus.codec import Domain, keccak
+from consensus.conditions import AllOf, ApiSource, BalanceSource, Comparison, OnCondition, StaticSource
+from consensus.events import EventFilter, OnEvent, firing_id
 from consensus.messages import (
     Acknowledgement,
     Authorisation,
@@ -17,7 +23,7 @@ from consensus.messages import (
     Vote,
     spec_digest,
 )
-from consensus.triggers import Interval
+from consensus.triggers import EdgeSeen, Interval, LogSeen, Observation
 
 DISPATCHER = keccak(b"sample dispatcher")
 PERFORMER = keccak(b"sample performer")
@@ -60,9 +66,54 @@ def authorisation(**changes: object) -> Authorisation:
     return Authorisation(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def task(auth: Authorisation | None = None, *, secret: bytes = DISPATCHER, spec: JobSpec = SPEC) -> Task:
+def task(
+    auth: Authorisation | None = None,
+    *,
+    secret: bytes = DISPATCHER,
+    spec: JobSpec = SPEC,
+    observation: Observation = None,
+) -> Task:
     auth = auth or authorisation()
-    return Task(31337, auth, ecdsa.sign(secret, DOMAIN.hub_digest(auth.struct_hash())), spec.encode(), "tgrx-sample")
+    signature = ecdsa.sign(secret, DOMAIN.hub_digest(auth.struct_hash()))
+    return Task(31337, auth, signature, spec.encode(), "tgrx-sample", observation)
+
+
+ON_EVENT = OnEvent(
+    chain_id=1,
+    contract=b"\x66" * 20,
+    event="Transfer(address indexed from,address indexed to,uint256 value)",
+    filters=(EventFilter("value", "1000"),),
+    confirmations=2,
+)
+LOG = LogSeen(b"\xab" * 32, 3)
+EVENT_SPEC = msgspec.structs.replace(SPEC, definition=3, trigger=ON_EVENT)
+
+ON_CONDITION = OnCondition(
+    AllOf(
+        (
+            Comparison(ApiSource("https://prices.example.org/eth", "data.usd"), "greater_than", "2000.50", hysteresis="10"),
+            Comparison(BalanceSource(31337, b"\x77" * 20), "between", "100", "1"),
+            Comparison(StaticSource("1"), "equals", "1"),
+        )
+    )
+)
+EDGE = EdgeSeen(NOW, ("2000.51", "7", "1"))
+CONDITION_SPEC = msgspec.structs.replace(SPEC, definition=5, trigger=ON_CONDITION)
+
+
+def task_of(spec: JobSpec, trigger_id: int, observation: Observation, **changes: Any) -> Task:
+    """A well-signed task of any kind of job."""
+    fields = {"spec": spec_digest(spec.encode()), "trigger_id": Uint256(trigger_id), "target": spec.target, **changes}
+    return task(authorisation(**fields), spec=spec, observation=observation)
+
+
+def event_task(spec: JobSpec = EVENT_SPEC, log: LogSeen = LOG, **changes: Any) -> Task:
+    assert isinstance(spec.trigger, OnEvent)
+    return task_of(spec, firing_id(spec.trigger.chain_id, log.transaction, log.position), log, **changes)
+
+
+def condition_task(spec: JobSpec = CONDITION_SPEC, edge: int = 1, **changes: Any) -> Task:
+    return task_of(spec, edge, EDGE, **changes)
 
 
 def execution(of: Task | None = None, *, secret: bytes = PERFORMER, call: bytes = CALL) -> Execution:

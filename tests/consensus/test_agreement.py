@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus import committee, merkle, triggers
+from consensus import committee, merkle, schedules
 from consensus.codec import keccak
 from consensus.committee import Committee, Epoch, Operator
 from consensus.errors import Ignore, Reject
 from consensus.lifecycle import FINAL, TRANSITIONS, TaskState, may_follow
 from consensus.messages import Uint256, Verdict, Vote
+from consensus.schedules import Interval
 from consensus.tally import Tally
-from consensus.triggers import Interval
 
 
 def operators(count: int) -> tuple[Operator, ...]:
@@ -139,9 +139,9 @@ def test_due_seconds_agree_with_counting_them(interval: int, frame: int, at: int
     following = next((d for d in due if d > now), None)
     passed = [d for d in due if d <= now]
     trigger = Interval(interval)
-    assert triggers.next_due(trigger, now, created_at=created, time_frame=frame) == following
-    assert triggers.last_due(trigger, now, created_at=created, time_frame=frame) == (passed[-1] if passed else None)
-    assert triggers.is_due(trigger, now, created_at=created, time_frame=frame) == (now in due)
+    assert schedules.next_due(trigger, now, created_at=created, time_frame=frame) == following
+    assert schedules.last_due(trigger, now, created_at=created, time_frame=frame) == (passed[-1] if passed else None)
+    assert schedules.is_due(trigger, now, created_at=created, time_frame=frame) == (now in due)
 
 
 def test_every_state_has_its_row_and_success_is_never_undone() -> None:

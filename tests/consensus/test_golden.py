@@ -12,6 +12,7 @@ import pytest
 
 from consensus import committee, merkle
 from consensus.codec import keccak, pin_hash, task_id
+from consensus.events import firing_id
 from consensus.messages import Acknowledgement, CheckIn, Execution, JobSpec, Refusal, Task, Vote, Wire, spec_cid, spec_digest
 from tests.consensus import samples
 
@@ -19,7 +20,11 @@ _FILE = Path(__file__).parent.parent / "golden" / "consensus.json"
 
 WIRE: dict[str, tuple[type[Wire], Wire]] = {
     "JobSpec": (JobSpec, samples.SPEC),
+    "JobSpec of an event": (JobSpec, samples.EVENT_SPEC),
+    "JobSpec of a condition": (JobSpec, samples.CONDITION_SPEC),
     "Task": (Task, samples.task()),
+    "Task of an event": (Task, samples.event_task()),
+    "Task of a condition": (Task, samples.condition_task()),
     "Execution": (Execution, samples.execution()),
     "Acknowledgement": (Acknowledgement, samples.acknowledgement()),
     "CheckIn": (CheckIn, samples.check_in()),
@@ -34,6 +39,7 @@ def digests() -> dict[str, str]:
     block_hash = keccak(b"block")
     return {
         "task_id": hex(task_id(auth.job_id, auth.trigger_id)),
+        "firing_of_a_log": hex(firing_id(1, samples.LOG.transaction, samples.LOG.position)),
         "authorisation": domain.hub_digest(auth.struct_hash()).hex(),
         "acknowledgement": domain.hub_digest(Acknowledgement.struct_hash(auth, samples.NOW)).hex(),
         "package": domain.hub_digest(Execution.struct_hash(auth, b"\x77" * 32, samples.CALL, 9)).hex(),

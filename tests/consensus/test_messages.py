@@ -7,8 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus.conditions import (
+    AllOf,
+    AnyOf,
+    ApiSource,
+    BalanceSource,
+    Comparison,
+    ConfirmationsSource,
+    OnCondition,
+    OracleSource,
+    StaticSource,
+    ViewSource,
+    WebSocketSource,
+)
 from consensus.errors import Reject
-from consensus.messages import Execution, JobSpec, Task, Uint256, Vote, Wire
+from consensus.events import EventFilter, OnEvent
+from consensus.messages import CheckIn, JobSpec, Task, Uint256, Vote, Wire
+from consensus.triggers import EdgeSeen, LogSeen, Observation
 from tests.consensus import samples
 from tests.consensus.test_golden import WIRE
 
@@ -36,13 +51,93 @@ def test_random_bytes_are_rejected_and_nothing_else(kind: type[Wire], data: byte
 
 @given(position=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_a_changed_byte_is_rejected_or_makes_a_valid_message(position: int, byte: int) -> None:
-    data = bytearray(samples.execution().encode())
-    data[position % len(data)] = byte
-    try:
-        decoded = Execution.decode(bytes(data))
-    except Reject:
-        return
-    assert Execution.decode(decoded.encode()) == decoded
+    for kind, message in WIRE.values():
+        data = bytearray(message.encode())
+        data[position % len(data)] = byte
+        try:
+            decoded = kind.decode(bytes(data))
+        except Reject:
+            continue
+        assert kind.decode(decoded.encode()) == decoded
+
+
+addresses = st.binary(min_size=20, max_size=20)
+hashes = st.binary(min_size=32, max_size=32)
+chains = st.integers(1, 2**62)
+short = st.text(max_size=20)
+decimals = st.decimals(allow_nan=False, allow_infinity=False, places=6).map(str)
+sources = st.one_of(
+    st.builds(StaticSource, decimals),
+    st.builds(ApiSource, st.just("https://prices.example.org"), st.from_regex(r"[a-z]{1,8}", fullmatch=True)),
+    st.builds(WebSocketSource, st.just("wss://prices.example.org"), st.from_regex(r"[a-z]{1,8}", fullmatch=True)),
+    st.builds(OracleSource, chains, addresses),
+    st.builds(BalanceSource, chains, addresses, st.one_of(st.just(b""), addresses)),
+    st.builds(ViewSource, chains, addresses, st.just("price()(uint256)"), st.just("[]")),
+    st.builds(ConfirmationsSource, chains, hashes),
+)
+comparisons = st.builds(Comparison, sources, st.sampled_from(["greater_than", "equals", "less_equal"]), decimals)
+conditions = st.one_of(
+    comparisons,
+    st.lists(comparisons, min_size=1, max_size=4).map(lambda members: AllOf(tuple(members))),
+    st.lists(comparisons, min_size=1, max_size=4).map(lambda members: AnyOf(tuple(members))),
+).map(OnCondition)
+events = st.builds(
+    OnEvent,
+    chain_id=chains,
+    contract=addresses,
+    event=st.just("Transfer(address indexed from,address indexed to,uint256 value)"),
+    filters=st.lists(st.builds(EventFilter, st.just("value"), st.integers(0, 2**256 - 1).map(str)), max_size=1).map(tuple),
+    confirmations=st.integers(0, 10_000),
+)
+observations = st.one_of(
+    st.none(),
+    st.builds(LogSeen, hashes, st.integers(0, 2**32 - 1)),
+    st.builds(EdgeSeen, st.integers(0, 2**63 - 1), st.lists(short, max_size=16).map(tuple)),
+)
+
+
+@given(trigger=st.one_of(events, conditions), observation=observations)
+def test_a_trigger_and_what_was_seen_survive_the_wire(trigger: OnEvent | OnCondition, observation: Observation) -> None:
+    spec = msgspec.structs.replace(samples.SPEC, trigger=trigger)
+    assert JobSpec.decode(spec.encode()) == spec
+    task = samples.task(samples.authorisation(spec=samples.spec_digest(spec.encode())), spec=spec, observation=observation)
+    assert Task.decode(task.encode()) == task
+    assert task.job() == spec
+
+
+@given(version=st.text(max_size=64), sandbox=st.text(max_size=32), at=st.integers(0, 2**63 - 1))
+def test_a_check_in_survives_the_wire(version: str, sandbox: str, at: int) -> None:
+    check_in = msgspec.structs.replace(samples.check_in(), version=version, sandbox=sandbox, at=at)
+    assert CheckIn.decode(check_in.encode()) == check_in
+
+
+@pytest.mark.parametrize(
+    ("observation", "change", "value"),
+    [
+        (samples.LOG, "transaction", b"\x01" * 31),
+        (samples.LOG, "position", -1),
+        (samples.LOG, "position", 2**32),
+        (samples.EDGE, "at", -1),
+        (samples.EDGE, "values", ("1",) * 17),
+        (samples.EDGE, "values", ("1" * 129,)),
+    ],
+)
+def test_an_observation_out_of_range_cannot_exist(observation: msgspec.Struct, change: str, value: object) -> None:
+    with pytest.raises(ValueError):
+        msgspec.structs.replace(observation, **{change: value})
+
+
+def test_an_observation_out_of_range_does_not_arrive_either() -> None:
+    honest = samples.event_task().encode()
+    assert Task.decode(honest) == samples.event_task()
+    with pytest.raises(Reject):
+        Task.decode(honest.replace(b"\xc4\x20" + b"\xab" * 32, b"\xc4\x1f" + b"\xab" * 31))
+
+
+@pytest.mark.parametrize(("change", "value"), [("version", "v" * 65), ("sandbox", "s" * 33), ("at", -1), ("operator", b"")])
+def test_a_check_in_out_of_range_cannot_exist(change: str, value: object) -> None:
+    with pytest.raises(ValueError):
+        msgspec.structs.replace(samples.check_in(), **{change: value})
 
 
 def test_deep_nesting_is_rejected() -> None:

@@ -10,6 +10,8 @@ import pytest
 from consensus import ecdsa, rules
 from consensus.codec import Domain, keccak
 from consensus.errors import Ignore, Reject
+from consensus.messages import JobSpec
+from consensus.triggers import LogSeen, Observation
 from tests.consensus import samples
 from tests.consensus.samples import DOMAIN, NOW, PEER
 
@@ -38,6 +40,8 @@ KNOWN = Known()
 
 def test_honest_messages_are_accepted() -> None:
     rules.check_task(samples.task(), KNOWN, NOW)
+    rules.check_task(samples.event_task(), KNOWN, NOW)
+    rules.check_task(samples.condition_task(), KNOWN, NOW)
     rules.check_execution(samples.execution(), PEER, KNOWN, NOW)
     rules.check_acknowledgement(samples.acknowledgement(), samples.authorisation(), KNOWN)
     rules.check_check_in(samples.check_in(), PEER, KNOWN, NOW)
@@ -76,6 +80,43 @@ def test_a_task_whose_spec_speaks_of_another_job_is_rejected() -> None:
     auth = samples.authorisation(spec=samples.spec_digest(other.encode()))
     with pytest.raises(Reject, match="SPEC_CONTRADICTS"):
         rules.check_task(samples.task(auth, spec=other), KNOWN, NOW)
+
+
+FIRING = samples.event_task().authorisation.trigger_id
+SECOND = samples.authorisation().trigger_id
+
+
+@pytest.mark.parametrize(
+    ("spec", "trigger_id", "observation"),
+    [
+        (samples.EVENT_SPEC, FIRING, None),
+        (samples.EVENT_SPEC, FIRING, samples.EDGE),
+        (samples.EVENT_SPEC, FIRING, LogSeen(samples.LOG.transaction, samples.LOG.position + 1)),
+        (samples.EVENT_SPEC, FIRING, LogSeen(b"\xac" * 32, samples.LOG.position)),
+        (samples.EVENT_SPEC, FIRING + 1, samples.LOG),
+        (samples.CONDITION_SPEC, 1, None),
+        (samples.CONDITION_SPEC, 1, samples.LOG),
+        (samples.CONDITION_SPEC, 0, samples.EDGE),
+        (samples.CONDITION_SPEC, 2**63, samples.EDGE),
+        (samples.SPEC, SECOND, samples.EDGE),
+        (samples.SPEC, SECOND, samples.LOG),
+        (samples.SPEC, 0, None),
+        (samples.SPEC, 2**64, None),
+    ],
+)
+def test_a_task_whose_observation_is_of_another_firing_is_rejected(
+    spec: JobSpec, trigger_id: int, observation: Observation
+) -> None:
+    task = samples.task_of(spec, trigger_id, observation)
+    with pytest.raises(Reject, match="OBSERVATION_CONTRADICTS"):
+        rules.check_task(task, KNOWN, NOW)
+    with pytest.raises(Reject, match="OBSERVATION_CONTRADICTS"):
+        rules.check_execution(samples.execution(task), PEER, KNOWN, NOW)
+
+
+def test_a_check_in_that_claims_another_sandbox_than_was_signed_is_rejected() -> None:
+    with pytest.raises(Reject, match="BAD_SIGNATURE"):
+        rules.check_check_in(msgspec.structs.replace(samples.check_in(), sandbox="docker"), PEER, KNOWN, NOW)
 
 
 def test_a_malleated_signature_is_rejected() -> None:
