@@ -34,6 +34,7 @@ def _npm_package(name: str) -> Path | None:
 # Component -> where it is, and the line that brings it.
 COMPONENTS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "anvil": (_anvil, "`make test` gets it from npm on x86-64 Linux; elsewhere install Foundry"),
+    "redis-server": (lambda: _on_path("redis-server"), "`apt-get install redis-server`, or your system's own package"),
     "node": (lambda: _on_path("node"), "install Node.js 18 or newer"),
     "sdk-triggerx": (lambda: _npm_package("sdk-triggerx"), "`make test` gets it where npm is present"),
     "ethers": (lambda: _npm_package("ethers"), "`make test` gets it where npm is present"),
