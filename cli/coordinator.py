@@ -14,8 +14,8 @@ from cli.program import ReadyFile, run_until_signal, says_what_is_wrong
 from consensus.errors import Misconfigured
 from coordinator.api.keys import RATE_LIMIT, Role, new_key
 from coordinator.app import VERSION, run_coordinator, store_path
-from coordinator.store.sqlite import open_store
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.sqlite import open_store
 from node.infra.settings import load
 from node.infra.telemetry import configure_logging
 

@@ -64,6 +64,10 @@ def devnet(
         typer.Option("--ready-file", help="JSON written when all is ready; unset, devnet.json in --dir.", show_default=False),
     ] = None,
     chain: Annotated[ChainEngine, typer.Option(help="auto takes anvil when it is on PATH.")] = ChainEngine.auto,
+    coordinators: Annotated[int, typer.Option(min=1, max=8, help="Number of coordinators, on one store.")] = 1,
+    redis: Annotated[
+        str | None, typer.Option(help="URL of the Redis that they share; unset, an embedded server.", show_default=False)
+    ] = None,
 ) -> None:
     """A whole network on this machine: chain, contracts, keepers and coordinator, until Ctrl-C."""
     # Imported here: the other commands need neither rich nor the devnet's programs.
@@ -72,7 +76,14 @@ def devnet(
     from cli.devnet.devnet import DevnetOptions
     from cli.devnet.screen import run
 
-    options = DevnetOptions(folder=folder, ready_file=ready_file or folder / "devnet.json", keepers=keepers, engine=chain.value)
+    options = DevnetOptions(
+        folder=folder,
+        ready_file=ready_file or folder / "devnet.json",
+        keepers=keepers,
+        engine=chain.value,
+        coordinators=coordinators,
+        redis_url=redis,
+    )
     trio.run(partial(run, options, demo=demo, console=Console()))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.devnet.folder import write_whole
-from node.infra.deploy import Deployment
 from coordinator.settings import CoordinatorSettings
+from node.infra.deploy import Deployment
 from node.infra.settings import NodeSettings, Settings, validated
 
 LOCAL = "127.0.0.1"
@@ -71,11 +71,15 @@ def keeper_config(chain: Mapping[str, Any], bootstrap: str) -> dict[str, Any]:
     }
 
 
-def coordinator_config(chain: Mapping[str, Any], bootstrap: str) -> dict[str, Any]:
-    """The coordinator, with the dispatcher's keystore beside the file."""
+def coordinator_config(
+    chain: Mapping[str, Any], bootstrap: str, *, keys: str = ".", store: str = "data", redis_url: str | None = None
+) -> dict[str, Any]:
+    """A coordinator. `keys` and `store` are folders, relative to the file's: several coordinators share both, and a Redis."""
     return {
         **_common(bootstrap),
-        "dispatcher": {"keystore": "dispatcher.json", "password_file": "password"},
+        "data_dir": store,
+        "dispatcher": {"keystore": f"{keys}/dispatcher.json", "password_file": f"{keys}/password"},
+        "redis": {"url": redis_url} if redis_url else {},
         "api": {"host": LOCAL, "port": 0},
         "scheduler": {"lookahead_s": LOOKAHEAD_S},
         "dispatch": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from cli.devnet.roster import KeeperPlan, Roster, plan_roster
 from cli.devnet.watch import Place
 from cli.registration import advance_epoch, register
 from consensus.codec import Domain
-from consensus.errors import Failed
+from consensus.errors import Failed, Misconfigured
+from coordinator.settings import CoordinatorSettings
 from node.infra.deploy import Deployment, DeploySettings, deploy
 from node.infra.rpc import Rpc, open_rpc
-from coordinator.settings import CoordinatorSettings
 from node.infra.settings import NodeSettings
 
 ROUND_S = 20
@@ -42,12 +42,27 @@ _LOOK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class DevnetOptions:
-    """How to start a devnet. `folder` is emptied; `ready_file` appears when everything is ready."""
+    """How to start a devnet. `folder` is emptied; `ready_file` appears when everything is ready.
+
+    Several coordinators share one store, and the Redis at `redis_url`; `fetch_allow` are private hosts that conditions may name.
+    """
 
     folder: Path = Path(".devnet")
     ready_file: Path = Path(".devnet/devnet.json")
     keepers: int = 5
     engine: Engine = "auto"
+    coordinators: int = 1
+    redis_url: str | None = None
+    fetch_allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that is up: its process, its configuration file, and what it said of itself."""
+
+    child: Child
+    config: Path
+    said: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,34 +78,30 @@ class Devnet:
     rpc: Rpc
     client: httpx.AsyncClient
     processes: Processes
+    programs: Mapping[str, Program]
+    """By name: `bootstrap`, `coordinator`, `coordinator-2`, `keeper-1`, ..."""
 
     def sender(self, private_key: str) -> Sender:
         """An account of this chain."""
         return Sender(self.rpc, private_key, self.chain.chain_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    """A program that is up: its process, its configuration file, and what it said of itself."""
-
-    child: Child
-    config: Path
-    said: Mapping[str, Any]
-
-
 Say = Callable[[str], None]
+OpenChain = Callable[[ChainOptions], AbstractAsyncContextManager[Chain]]
 
 
 @asynccontextmanager
-async def open_devnet(options: DevnetOptions, say: Say) -> AsyncIterator[Devnet]:
+async def open_devnet(options: DevnetOptions, say: Say, start_chain: OpenChain = open_chain) -> AsyncIterator[Devnet]:
     """Yields when the mesh is formed and the ready file is written; leaves no process. `say` hears each step in words.
 
     Raises `Failed` when something did not start (with the end of its log), `Misconfigured` for a folder that is not ours.
     """
+    if options.coordinators > 1 and options.redis_url is None:
+        raise Misconfigured("--redis", "several coordinators need a Redis that they share: give its URL")
     with open_folder(options.folder) as folder, ready_file(options.ready_file) as file:
         roster_size = options.keepers
         chain_options = ChainOptions(engine=options.engine, accounts=Roster.accounts_needed(roster_size))
-        async with open_chain(chain_options) as chain, open_processes(folder / LOGS) as processes:
+        async with start_chain(chain_options) as chain, open_processes(folder / LOGS) as processes:
             say(f"chain: {chain.kind} at {chain.rpc_url}, pid {chain.pid}")
             async with (
                 open_rpc([chain.rpc_url], expect_chain_id=chain.chain_id) as rpc,
@@ -115,7 +126,7 @@ class _Site:
     def sender(self, private_key: str) -> Sender:
         return Sender(self.rpc, private_key, self.chain.chain_id)
 
-    async def program(self, name: str, module: str, document: Mapping[str, Any]) -> _Started:
+    async def program(self, name: str, module: str, document: Mapping[str, Any]) -> Program:
         """Writes the configuration, starts the program, waits until it is ready, and pins the ports it took."""
         model = CoordinatorSettings if module == "cli.coordinator" else NodeSettings
         folder = self.folder / name
@@ -126,12 +137,12 @@ class _Site:
         child = self.processes.start(name, python_module(module, *arguments))
         said = await self.processes.ready(child, ready, CHILD_READY_S)
         configs.write(config, configs.pinned(document, said), model)
-        return _Started(child, config, said)
+        return Program(child, config, said)
 
 
 async def _assemble(site: _Site) -> Devnet:
     site.say("deploying contracts, writing keys, starting the bootstrap peer")
-    bootstrap: _Started | None = None
+    bootstrap: Program | None = None
     deployment: Deployment | None = None
     roster: Roster | None = None
 
@@ -152,18 +163,25 @@ async def _assemble(site: _Site) -> Devnet:
     assert deployment is not None
     assert roster is not None
 
-    site.say(f"starting {len(roster.keepers)} keepers and the coordinator")
+    several = f"{site.options.coordinators} coordinators" if site.options.coordinators > 1 else "the coordinator"
+    site.say(f"starting {len(roster.keepers)} keepers and {several}")
     address = str(bootstrap.said["addresses"][0])
     table = configs.chain_table(deployment, "devnet", site.chain.rpc_url, site.chain.ws_url, poll_ms=configs.POLL_MS)
-    started: dict[str, _Started] = {}
+    started: dict[str, Program] = {}
+    names = [COORDINATOR, *(f"{COORDINATOR}-{number}" for number in range(2, site.options.coordinators + 1))]
+    conditions = {"fetch": {"allow": list(site.options.fetch_allow)}} if site.options.fetch_allow else {}
 
     async def start(name: str, module: str, document: Mapping[str, Any]) -> None:
         started[name] = await site.program(name, module, document)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(start, COORDINATOR, "cli.coordinator", configs.coordinator_config(table, address))
+        for name in names:
+            document = configs.coordinator_config(
+                table, address, keys=f"../{COORDINATOR}", store=f"../{COORDINATOR}/data", redis_url=site.options.redis_url
+            )
+            nursery.start_soon(start, name, "cli.coordinator", {**document, **conditions})
         for keeper in roster.keepers:
-            nursery.start_soon(start, keeper.name, "cli.node", configs.keeper_config(table, address))
+            nursery.start_soon(start, keeper.name, "cli.node", {**configs.keeper_config(table, address), **conditions})
 
     site.say("waiting for the mesh")
     await _mesh_formed(site, roster, started)
@@ -179,7 +197,10 @@ async def _assemble(site: _Site) -> Devnet:
         gas_registry=deployment.gas_registry,
     )
     places = tuple(Place(k.name, k.account.address, started[k.name].said["status_url"]) for k in roster.keepers)
-    return Devnet(site.chain, platform, deployment, places, roster, site.file.path, site.rpc, site.client, site.processes)
+    programs = {"bootstrap": bootstrap, **started}
+    return Devnet(
+        site.chain, platform, deployment, places, roster, site.file.path, site.rpc, site.client, site.processes, programs
+    )
 
 
 async def _deploy(site: _Site, roster: Roster) -> Deployment:
@@ -217,7 +238,7 @@ async def _register(site: _Site, roster: Roster, deployment: Deployment) -> None
     await advance_epoch(site.sender(roster.owner.private_key), registry)
 
 
-async def _mesh_formed(site: _Site, roster: Roster, started: Mapping[str, _Started]) -> None:
+async def _mesh_formed(site: _Site, roster: Roster, started: Mapping[str, Program]) -> None:
     """Returns when every program calls itself ready, everybody is connected to all others, and every keeper has checked in."""
     everybody = {str(each.said["peer_id"]) for each in started.values()}
     lacking = "nobody answered"
@@ -230,7 +251,7 @@ async def _mesh_formed(site: _Site, roster: Roster, started: Mapping[str, _Start
     raise Failed("MESH_NOT_FORMED", f"within {MESH_S:.0f} s: {lacking}; logs are in {site.folder / LOGS}")
 
 
-async def _lacking(client: httpx.AsyncClient, started: Mapping[str, _Started], everybody: set[str]) -> str:
+async def _lacking(client: httpx.AsyncClient, started: Mapping[str, Program], everybody: set[str]) -> str:
     """What still keeps the network from working, in words; empty when nothing does."""
     for name, each in started.items():
         url = each.said["status_url"]
@@ -246,8 +267,9 @@ async def _lacking(client: httpx.AsyncClient, started: Mapping[str, _Started], e
         missing = everybody - {str(each.said["peer_id"])} - set(status["peers"])
         if missing:
             return f"{name} does not see {len(missing)} of its {len(everybody) - 1} peers"
-        if name == COORDINATOR and status["active_keepers"] < len(started) - 1:
-            return f"{status['active_keepers']} of {len(started) - 1} keepers have checked in"
+        keepers = sum(not each.startswith(COORDINATOR) for each in started)
+        if name.startswith(COORDINATOR) and status["active_keepers"] < keepers:
+            return f"{status['active_keepers']} of {keepers} keepers have checked in"
     return ""
 
 
@@ -260,8 +282,8 @@ def _ready_content(
     site: _Site,
     deployment: Deployment,
     roster: Roster,
-    bootstrap: _Started,
-    started: Mapping[str, _Started],
+    bootstrap: Program,
+    started: Mapping[str, Program],
     api_key: str,
 ) -> dict[str, Any]:
     coordinator = started[COORDINATOR]
@@ -293,7 +315,7 @@ def _ready_content(
     }
 
 
-def _keeper_content(keeper: KeeperPlan, started: _Started) -> dict[str, Any]:
+def _keeper_content(keeper: KeeperPlan, started: Program) -> dict[str, Any]:
     return {
         "address": keeper.account.address,
         "peer_id": started.said["peer_id"],
