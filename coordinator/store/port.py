@@ -36,6 +36,11 @@ class Store(Protocol):
         """Stores the job and counts it for its owner; when the id is known, changes nothing. Returns what is stored."""
         ...
 
+    async def add_jobs(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Stores linked jobs together, and counts each for its owner; when one of their ids is known, changes nothing.
+        Returns what is now stored of them."""
+        ...
+
     async def job(self, job_id: int) -> Job | None: ...
 
     async def jobs(self, *, key_owner: str, owner: bytes | None = None) -> Sequence[Job]:
@@ -71,7 +76,9 @@ class Store(Protocol):
         ...
 
     async def update_job(self, job: Job) -> Job | None:
-        """Replaces the job's row by `job`, which has the same id, owner and creation; None when it has ended."""
+        """Takes over what its owner may change: title, trigger, target, spec, priority, security, timezone, missed,
+        cost_prediction, next_due and updated_at of `job`. How far it is (status, edge, spent, caught_up, starts_at, costs, links)
+        stays as it is stored. Returns it as it now is; None when it has ended."""
         ...
 
     async def complete_job(self, job_id: int, at: int) -> Job | None:
