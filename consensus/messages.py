@@ -83,8 +83,9 @@ class Verdict(IntEnum):
 class JobSpec(Wire, frozen=True):
     """The whole job as posted, in the form keepers agree on; its CID binds every authorisation of the job.
 
-    `arguments` is the JSON text of the argument array, `function` the canonical signature (`ping(uint256)`).
-    `call` is the static calldata; empty when a script decides it. Times are UTC seconds, `time_frame` seconds.
+    `arguments` is the JSON text of the argument array, `function` the canonical signature (`ping(uint256)`); both empty for
+    type 7, whose script decides the call, and `target` then zero unless the job names one. `script_url` and `language` are
+    empty where the arguments are given. Times are UTC seconds, `time_frame` seconds.
     """
 
     job_id: Uint256
@@ -98,6 +99,8 @@ class JobSpec(Wire, frozen=True):
     function: str
     arguments: str
     level: int
+    script_url: str = ""
+    language: str = ""
 
     def __post_init__(self) -> None:
         _need(1 <= self.definition <= 7, "task definition is 1 to 7")
@@ -105,6 +108,7 @@ class JobSpec(Wire, frozen=True):
         _need(0 <= self.level <= 4, "security level is 0 to 4")
         _need(0 < self.created_at < 2**63 and 0 < self.time_frame < 2**63, "created_at and time_frame are positive seconds")
         _need(len(self.function) <= 4096, "function signature over 4096 characters")
+        _need(len(self.script_url) <= 1024 and len(self.language) <= 16, "script URL over 1024 characters, or language over 16")
 
 
 class Authorisation(Wire, frozen=True):
