@@ -1,0 +1,216 @@
+"""What is killed: an anvil that keeps its state on disk, a Redis, and coordinators; each ends by SIGKILL and starts again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import trio
+
+from cli.devnet.chain import HARDFORK, Chain, ChainOptions, tied_to_this_process
+from cli.devnet.devnet import CHILD_READY_S, Devnet
+from cli.devnet.embedded.accounts import MNEMONIC, dev_accounts
+from cli.devnet.processes import Child
+from tests.components import require
+
+START_S = 30.0
+_LOOK_S = 0.05
+_COPY_S = 1.0
+
+
+class Victim(Protocol):
+    """A process that may be killed at any instant."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when the process is gone."""
+        ...
+
+    async def start(self) -> None:
+        """Starts it again; returns when it answers."""
+        ...
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass
+class Server:
+    """A server program on a fixed port."""
+
+    name: str
+    command: list[str]
+    log: Path
+    answers: Callable[[], bool]
+    before_start: Callable[[], None] = lambda: None
+    process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self.before_start()
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: ASYNC220  (from this very thread: see tied_to_this_process)
+                tied_to_this_process(self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        with trio.move_on_after(START_S):
+            while not await trio.to_thread.run_sync(self.answers):
+                assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}: {self.log}"
+                await trio.sleep(_LOOK_S)
+            return
+        raise AssertionError(f"{self.name} did not answer within {START_S:g} s: {self.log}")
+
+    async def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            await trio.to_thread.run_sync(self.process.wait)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+
+@dataclass
+class Coordinator:
+    """One of the devnet's coordinators."""
+
+    name: str
+    devnet: Devnet
+    child: Child = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.child = self.devnet.programs[self.name].child
+
+    async def kill(self) -> None:
+        self.child.process.kill()
+        await self.child.exited.wait()
+
+    async def start(self) -> None:
+        program = self.devnet.programs[self.name]
+        ready = program.config.with_name("ready.json")
+        ready.unlink(missing_ok=True)
+        self.child = self.devnet.processes.start(self.name, program.child.argv)
+        await self.devnet.processes.ready(self.child, ready, CHILD_READY_S)
+
+
+def redis(folder: Path) -> tuple[Server, str]:
+    """A Redis that writes every command to disk; and its URL."""
+    folder.mkdir()
+    port = free_port()
+    command = [str(require("redis-server")), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+    command += ["--save", "", "--appendonly", "yes"]
+
+    def answers() -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    return Server("redis", command, folder / "log", answers), f"redis://127.0.0.1:{port}/0"
+
+
+class DurableAnvil:
+    """An anvil that writes its state to disk each second: a SIGKILL takes back the blocks of the second before, as a crash of a
+    real node does. Blocks come at once until `tick`, afterwards once a second."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._state, self._copy = folder / "state.json", folder / "copy.json"
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._log = folder / "log"
+        self.server: Server | None = None
+
+    @asynccontextmanager
+    async def open(self, options: ChainOptions) -> AsyncIterator[Chain]:
+        """As `cli.devnet.chain.open_chain`."""
+        command = [str(require("anvil")), "--host", "127.0.0.1", "--port", str(self._port), "--silent"]
+        command += ["--chain-id", str(options.chain_id), "--mnemonic", MNEMONIC, "--accounts", str(options.accounts)]
+        command += ["--balance", str(options.balance), "--hardfork", HARDFORK, "--state", str(self._state)]
+        command += ["--state-interval", "1"]
+        self.server = Server("chain", command, self._log, self._answers, self._untear)
+        await self.server.start()
+        accounts = await trio.to_thread.run_sync(dev_accounts, options.accounts)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._copy_state)
+                yield Chain("anvil", self.url, self.url.replace("http", "ws"), options.chain_id, self.server.pid, accounts)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.server.kill()
+
+    async def tick(self) -> None:
+        """From now on a block each second, whatever waits; after restarts too."""
+        assert self.server is not None
+        self.server.command += ["--block-time", "1"]
+        await self._settled()
+        for method, params in (("evm_setAutomine", [False]), ("evm_setIntervalMining", [1])):
+            await trio.to_thread.run_sync(_rpc, self.url, method, params)
+
+    async def _settled(self) -> None:
+        """What was set up is on disk: nothing before the storm is lost in it."""
+        before = self._state.stat().st_mtime_ns if self._state.exists() else 0
+        seen = 0
+        while seen < 2:  # the dump under way may have begun before the last transaction
+            await trio.sleep(_LOOK_S)
+            now = self._state.stat().st_mtime_ns if self._state.exists() else 0
+            if now != before:
+                before, seen = now, seen + 1
+
+    def _answers(self) -> bool:
+        try:
+            return bool(_rpc(self.url, "eth_chainId", []))
+        except (httpx.HTTPError, ValueError, KeyError):
+            return False
+
+    async def _copy_state(self) -> None:
+        while True:
+            await trio.sleep(_COPY_S)
+            if self._state.exists():
+                await trio.to_thread.run_sync(shutil.copyfile, self._state, self._copy.with_suffix(".half"))
+                if await trio.to_thread.run_sync(_whole, self._copy.with_suffix(".half")):
+                    self._copy.with_suffix(".half").replace(self._copy)
+
+    def _untear(self) -> None:
+        """anvil's dump is not atomic: a file torn by the kill gives way to the one before."""
+        if self._state.exists() and not _whole(self._state):
+            shutil.copyfile(self._copy, self._state)
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file holds one JSON document to its end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, 2)
+            if file.read(1) != b"}":
+                return False
+        json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _rpc(url: str, method: str, params: list[object]) -> object:
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    with httpx.Client(trust_env=False, timeout=2) as client:
+        return client.post(url, json=body).json()["result"]
