@@ -20,6 +20,7 @@ from cli.devnet.jobs import post
 from consensus import events
 from consensus.codec import keccak, task_id
 from consensus.errors import TriggerXError
+from node.infra.chain import TaskExecuted
 from node.infra.clock import SystemClock
 from node.infra.contracts import Function
 from node.infra.evm import EvmChain, open_chain
@@ -72,7 +73,8 @@ class Source:
 
     url: str = ""
     values: dict[int, int] = field(default_factory=dict)
-    raised: Counter[int] = field(default_factory=Counter)
+    raised: dict[int, list[float]] = field(default_factory=dict)
+    """When each group was raised, UTC seconds."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Source]:
@@ -186,12 +188,13 @@ class Storm:
         while True:
             await trio.sleep(HELD_S)
             self._source.values[group] = self._rng.randint(101, 10**6)
-            self._source.raised[group] += 1
+            self._source.raised.setdefault(group, []).append(self._clock.now())
             await trio.sleep(HELD_S)
-            while not all([await self._fired(job.id) >= self._source.raised[group] for job in jobs]):
+            edges = len(self._source.raised[group])
+            while not all([await self._fired(job.id) >= edges for job in jobs]):  # noqa: ASYNC110  (in other processes)
                 await trio.sleep(_LOOK_S)
             self._source.values[group] = self._rng.randint(-100, 100)
-            while not all([await self._armed(job.id) for job in jobs]):
+            while not all([await self._armed(job.id) for job in jobs]):  # noqa: ASYNC110
                 await trio.sleep(_LOOK_S)
 
     async def _fired(self, job_id: int) -> int:
@@ -253,16 +256,13 @@ class Storm:
         head = await self._chain.head()
         executed = await self._executed(head.number)
         due = [d for job in posted for d in await self._due(job, head.number)]
-        times = {e[:2] for e in ((x.job_id, x.trigger_id) for x in executed)}
-        ours = {job.id for job in posted}
-        missing = [d for d in due if d.key not in times]
-        reasons = await self._reasons(missing)
-        return audit(due, [e for e in executed if e.job_id in ours], reasons)
+        done = {(e.job_id, e.trigger_id) for e in executed}
+        return audit(due, executed, await self._reasons([d for d in due if d.key not in done]))
 
     async def _executed(self, head: int) -> list[Executed]:
-        found = [e for e in await self._chain.events(0, head) if type(e).__name__ == "TaskExecuted"]
+        found = [e for e in await self._chain.events(0, head) if isinstance(e, TaskExecuted)]
         times = await self._timestamps({e.place.block_number for e in found})
-        return [Executed(e.job_id, e.trigger_id, times[e.place.block_number]) for e in found]  # type: ignore[union-attr]
+        return [Executed(e.job_id, e.trigger_id, times[e.place.block_number]) for e in found]
 
     async def _timestamps(self, numbers: set[int]) -> dict[int, int]:
         ordered = sorted(numbers)
@@ -274,8 +274,8 @@ class Storm:
         if plan.kind == "event":
             return await self._due_by_events(job, head)
         if plan.kind == "condition":
-            raised = self._source.raised[plan.group]
-            return [Due(job.id, edge, plan.kind, float("nan")) for edge in range(1, raised + 1)]
+            raised = self._source.raised.get(plan.group, [])
+            return [Due(job.id, edge, plan.kind, at) for edge, at in enumerate(raised, start=1)]
         return [Due(job.id, second, plan.kind, second) for second in plan.seconds(job.created_at, job.ends_at)]
 
     async def _due_by_events(self, job: Posted, head: int) -> list[Due]:
