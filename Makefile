@@ -19,7 +19,7 @@ FAST := tests/consensus tests/test_repository.py
 JOBS ?= 2
 ARGS ?=
 
-.PHONY: help devnet test check lint types imports format bench soak lock clean
+.PHONY: help devnet test check lint types imports format bench chaos soak lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ format: $(VENV)/.dev ## let ruff write the format
 
 bench: $(VENV)/.dev tests/js/node_modules/.ready ## latencies of each stage, on a devnet of its own
 	@$(WITH_ANVIL) $(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/.dev tests/js/node_modules/.ready ## two coordinators, Redis and chain killed at random (ARGS="--seed 7 --seconds 600 --jobs 200")
+	@$(WITH_ANVIL) $(BIN)/python -m tests.chaos $(ARGS)
 
 soak: $(VENV)/.dev tests/js/node_modules/.ready ## what is too long for every change: soak tests, and 20 times the generated cases
 	@$(WITH_ANVIL) $(BIN)/python -m pytest -n $(JOBS) -m "soak or hypothesis" --hypothesis-profile=soak $(ARGS)
