@@ -25,14 +25,16 @@ RETRIES_S = (1.0, 2.0, 4.0)
 ATTEMPT_WINDOW_S = 10.0
 
 
-def chain_table(deployment: Deployment, name: str, rpc_url: str, ws_url: str | None, *, poll_ms: int) -> dict[str, Any]:
+def chain_table(
+    deployment: Deployment, name: str, rpc_url: str, ws_url: str | None, *, poll_ms: int, confirmations: int = 0
+) -> dict[str, Any]:
     """The `[[chains]]` table that both programs take."""
     return {
         "id": deployment.chain_id,
         "name": name,
         "rpc": [rpc_url],
         **({"ws": ws_url} if ws_url else {}),
-        "confirmations": 0,
+        "confirmations": confirmations,
         "poll_interval_ms": poll_ms,
         "contracts": {
             "hub": deployment.hub,

@@ -54,6 +54,8 @@ class DevnetOptions:
     coordinators: int = 1
     redis_url: str | None = None
     fetch_allow: tuple[str, ...] = ()
+    confirmations: int = 0
+    """Blocks on top of an event's before anybody acts on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,14 @@ async def _assemble(site: _Site) -> Devnet:
     several = f"{site.options.coordinators} coordinators" if site.options.coordinators > 1 else "the coordinator"
     site.say(f"starting {len(roster.keepers)} keepers and {several}")
     address = str(bootstrap.said["addresses"][0])
-    table = configs.chain_table(deployment, "devnet", site.chain.rpc_url, site.chain.ws_url, poll_ms=configs.POLL_MS)
+    table = configs.chain_table(
+        deployment,
+        "devnet",
+        site.chain.rpc_url,
+        site.chain.ws_url,
+        poll_ms=configs.POLL_MS,
+        confirmations=site.options.confirmations,
+    )
     started: dict[str, Program] = {}
     names = [COORDINATOR, *(f"{COORDINATOR}-{number}" for number in range(2, site.options.coordinators + 1))]
     conditions = {"fetch": {"allow": list(site.options.fetch_allow)}} if site.options.fetch_allow else {}

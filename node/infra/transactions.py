@@ -146,11 +146,22 @@ class Outbox:
                     return _receipt(found)
                 polls += 1
                 if polls % _REBROADCAST_EVERY == 0 and tx_hash in self._in_flight:
+                    await self._recount()
                     await self._broadcast(self._in_flight[tx_hash])
             except (Transient, RpcError) as error:
                 log.debug("receipt_not_read", tx_hash=_hex(tx_hash), why=str(error))
             pause = next(rhythm, pause)
             await trio.sleep(pause)
+
+    async def _recount(self) -> None:
+        """Counts nonces from the chain's again, unless it has what we count: a reorganisation, or a node that crashed, takes
+        transactions back with their nonces, and all that follow would wait for them for ever."""
+        async with self._lock:
+            counted = _quantity(await self._rpc.call("eth_getTransactionCount", [_hex(self.address), "pending"]))
+            if self._nonce is not None and counted < self._nonce:
+                log.warning("transactions_taken_back", address=_hex(self.address), nonce=counted, counted_to=self._nonce)
+                self._nonce = None
+                await self._next_nonce()
 
     async def _once(self, prepared: PreparedTransaction) -> bytes | None:
         """One try with one nonce; None when the nonce or the fees were stale and another try is due."""

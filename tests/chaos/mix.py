@@ -10,7 +10,8 @@ from cli.devnet.jobs import CONDITION_JOB, EVENT_JOB, TIME_JOB, StaticJob, ping_
 
 LIFE_AFTER_S = 240
 """Event and condition jobs live longer than the storm: the hub executes none of them after its end."""
-CONFIRMATIONS = 4  # more blocks than a SIGKILL of the chain takes back
+CONFIRMATIONS = 4
+"""Of the chain: more blocks than a SIGKILL takes back."""
 FIRST_VALUE = 1_000_000
 WATCHED = 2_000_000
 """Values above are pinged by the storm itself: event jobs watch for one each."""
@@ -56,7 +57,6 @@ class Plan:
                     "trigger_event": "Pinged",
                     "event_filter_para_name": "value",
                     "event_filter_value": str(self.watched),
-                    "confirmations": CONFIRMATIONS,
                 }
                 return ping_job(demo, self.value, frame + LIFE_AFTER_S, EVENT_JOB, 1, trigger, 60)
             case _:

@@ -323,6 +323,7 @@ async def run(options: Options, say: Callable[[str], None]) -> Result:
                 coordinators=2,
                 redis_url=redis_url,
                 fetch_allow=(host,),
+                confirmations=mixes.CONFIRMATIONS,
             )
             async with open_devnet(devnet_options, say, anvil.open) as devnet:
                 chain = await open_chain(_settings(devnet), devnet.rpc)
