@@ -1,4 +1,4 @@
-"""A chain that takes blocks back, on a real one: what was lost is sent again in order, and what follows is not stuck behind it."""
+"""A real chain that takes blocks back: what was lost is sent again in order, and what follows is not stuck behind it."""
 
 from __future__ import annotations
 
