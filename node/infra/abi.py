@@ -1,4 +1,4 @@
-"""ABI types as values, and the encoding of calls whose types users bring.
+"""The encoding of calls whose types users bring.
 
 eth_abi keeps every type it ever parsed in caches without a bound, and takes a tenth of a second to parse a long one: fit for
 the contracts we know (`node/infra/contracts.py`), not for what strangers post.
@@ -7,39 +7,13 @@ the contracts we know (`node/infra/contracts.py`), not for what strangers post.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+from consensus.abi import AbiType
+
+__all__ = ["AbiType", "encode"]
+
 _WORD = 32
-
-
-@dataclass(frozen=True)
-class AbiType:
-    """One type: `base` with its bits or bytes, or a tuple's `members`; `dims` are array sizes, innermost first, None open."""
-
-    base: str
-    size: int = 0
-    members: tuple[AbiType, ...] = ()
-    names: tuple[str, ...] = ()
-    dims: tuple[int | None, ...] = ()
-
-    @cached_property
-    def canonical(self) -> str:
-        text = f"({','.join(m.canonical for m in self.members)})" if self.base == "tuple" else f"{self.base}{self.size or ''}"
-        return text + "".join(f"[{'' if d is None else d}]" for d in self.dims)
-
-    @cached_property
-    def element(self) -> AbiType:
-        """The type of an array's elements."""
-        return AbiType(self.base, self.size, self.members, self.names, self.dims[:-1])
-
-    @cached_property
-    def dynamic(self) -> bool:
-        """Whether its size depends on the value: it is then encoded behind the heads, which hold its offset."""
-        if self.dims:
-            return self.dims[-1] is None or self.element.dynamic
-        return self.base == "string" or (self.base == "bytes" and not self.size) or any(m.dynamic for m in self.members)
 
 
 def encode(types: Sequence[AbiType], values: Sequence[Any]) -> bytes:
