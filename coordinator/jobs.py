@@ -1,26 +1,48 @@
-"""Taking a job on: what was posted, checked against the chain, becomes the JobSpec that keepers agree on."""
+"""Taking jobs on, changing and ending them: what was posted, checked against the chain, becomes what keepers agree on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import structlog
 import trio
+from msgspec import structs
 
 from consensus import schedules
-from consensus.errors import Failed, Invalid
-from consensus.messages import MAX_SPEC_BYTES, JobSpec, Uint256
-from consensus.triggers import Interval
+from consensus.errors import Failed, Invalid, Transient
+from consensus.triggers import Cron, Interval, Moments, OnCondition, OnEvent
+from coordinator.definitions.conditions import sources_of
+from coordinator.definitions.posted import (
+    Call,
+    Posted,
+    agrees,
+    as_posted,
+    at,
+    call_of,
+    ended,
+    first_due,
+    linked,
+    one_owner,
+    same_job,
+    spec_of,
+    static_call,
+)
 from coordinator.store.port import Store
-from coordinator.store.records import Job, JobStatus, Planned, Target, User
-from node.arguments import canonical_arguments, encode_call, resolve_function
+from coordinator.store.records import Job, JobStatus, MissedPolicy, Target, User
+from node.arguments import resolve_function
 from node.infra.chain import Chain
 from node.infra.chain import Job as ChainJob
 from node.infra.clock import Clock
 from node.infra.compute import Compute
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+MAX_LINKED = 32
+"""Jobs in one array: each costs reads of the chain, and waits for the one before it."""
 
 _REGISTRY_POLL_S = (0.1, 0.2, 0.4, 0.8, 1.5)  # our RPC may be a block behind the client's, which has its receipt
 _GAS_MARGIN = 1.3  # a call's gas changes with its contract's storage between posting and each execution
@@ -29,47 +51,30 @@ _MOST_GAS = 10_000_000  # a third of a block of Ethereum; the hub must get it fo
 UNTRIED_GAS = 500_000
 """Inner gas of a call that cannot be tried now: its arguments are not known yet, or it reverts until its time has come."""
 
+Changed = Callable[[int], Awaitable[None]]
+"""Told of every job that is new or has changed, after the store knows (`coordinator.ownership`)."""
 
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """A job as a user posted it, fields already of their types. `arguments` is JSON text, addresses 20 bytes."""
 
-    id: int
-    owner: bytes
-    title: str
-    definition: int
-    time_frame: int
-    interval: int
-    chain_id: int
-    created_chain_id: int
-    contract: bytes
-    function: str
-    abi: str
-    arg_type: int
-    arguments: str
-    priority: int
-    security: int
-    custom: bool
-    timezone: str
-    is_imua: bool
-    is_safe: bool
-    safe_name: str
-    safe_address: str
-    cost_prediction: str
-    language: str
+class CheckUrl(Protocol):
+    """Whether a URL that a user names may be asked (`node.infra.fetch.Fetcher.check`); schemes are http(s) unless given.
+
+    Raises `Failed` when not, `Transient` when its host cannot be found now.
+    """
+
+    async def __call__(self, url: str, /, *schemes: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The answer to a posted job: what is stored, and its owner."""
+    """The answer to posted jobs: what is stored, in their order, their owner, and the owner's deposit in wei."""
 
-    job: Job
+    jobs: tuple[Job, ...]
     user: User
     balance: int
 
 
 class Jobs:
-    """Creates, deletes and prices jobs. `planned` and `deleted` tell the scheduler."""
+    """Creates, changes, ends and prices jobs. After each change, `changed` is called with the job's id."""
 
     def __init__(
         self,
@@ -78,15 +83,15 @@ class Jobs:
         clock: Clock,
         compute: Compute,
         *,
-        planned: Callable[[Planned], None],
-        deleted: Callable[[int], None],
+        changed: Changed,
+        check_url: CheckUrl,
     ) -> None:
         self._store = store
         self._chains = chains
         self._clock = clock
         self._compute = compute
-        self._planned = planned
-        self._deleted = deleted
+        self._changed = changed
+        self._check_url = check_url
 
     def chain(self, chain_id: int, field: str) -> Chain:
         """The chain with this id. Raises `Invalid` for `field`."""
@@ -96,33 +101,99 @@ class Jobs:
             raise Invalid(field, f"chain {chain_id} is not served here", f"one of {known}", code="UNKNOWN_CHAIN")
         return chain
 
-    async def create(self, posted: Posted, *, key_owner: str, trace_id: str) -> Taken:
-        """Stores the job and begins to schedule it; the same job posted again answers the same. Raises `Invalid`."""
-        chain = self.chain(posted.chain_id, "target_chain_id")
-        call = await self._call(posted)
-        known = await self._store.job(posted.id)
-        if known is None:
-            registered = await self._registered(posted, chain)
-            job = await self._job(posted, registered, chain, call, key_owner, trace_id)
-            known = await self._store.add_job(job)
-            if known == job and job.planned is not None:
-                self._planned(job.planned)
-            again = await chain.job(posted.id)
-            if again is not None and not again.active:  # deleted before the monitor could know whose event that was
-                known = await self.delete(known)
-        if known.key_owner != key_owner:
-            raise Invalid("job_id", "this job was posted with another API key", "post each job once", code="JOB_EXISTS")
-        if known.spec != _spec(posted, call, known.created_at, known.time_frame):
-            raise Invalid("job_id", "this job was posted before, and differently", "create a new job", code="JOB_EXISTS")
-        if known.status is JobStatus.DELETED:  # taken, it would never run
-            raise Invalid("job_id", "this job was deleted", "create a new one", code="JOB_INACTIVE")
-        user = await self._store.user(known.owner)
-        assert user is not None  # add_job makes the owner's row
-        return Taken(known, user, await chain.balance(known.owner))
+    # creating
 
-    async def _call(self, posted: Posted) -> _Call:
-        """What is to be called: worked out off the event loop, since an ABI may be long."""
-        return await self._compute(_call, posted.function, posted.arguments, posted.abi)
+    async def create(self, posted: Sequence[Posted], *, key_owner: str, trace_id: str) -> Taken:
+        """Stores the jobs, all or none, and begins to watch the first: each later one waits for the one before it.
+
+        The same jobs posted again are answered the same. Raises `Invalid`; of several jobs, the field says which.
+        """
+        one_owner(posted)
+        posted = [self._settled(each) for each in posted]
+        # off the event loop, since an ABI may be long
+        calls = [await _of_element(i, posted, self._compute(call_of, each)) for i, each in enumerate(posted)]
+        known = [job for each in posted if (job := await self._store.job(each.id)) is not None]
+        if not known:
+            known = await self._take_on(posted, calls, key_owner, trace_id)
+        jobs = as_posted(posted, calls, {job.id: job for job in known}, key_owner)
+        user = await self._store.user(jobs[0].owner)
+        assert user is not None  # add_jobs makes the owner's row
+        return Taken(tuple(jobs), user, await self.chain(posted[0].chain_id, "target_chain_id").balance(jobs[0].owner))
+
+    async def _take_on(self, posted: Sequence[Posted], calls: Sequence[Call], key_owner: str, trace_id: str) -> list[Job]:
+        made = linked(
+            [await _of_element(i, posted, self._make(each, calls[i], key_owner, trace_id)) for i, each in enumerate(posted)]
+        )
+        stored = list(await self._store.add_jobs(made))
+        for job in stored:
+            await self._changed(job.id)
+        for place, job in enumerate(stored):
+            again = await self.chain(job.target.chain_id, "target_chain_id").job(job.id)
+            if again is not None and not again.active:  # deleted before the monitor could know whose event that was
+                stored[place] = await self.delete(job)
+        return stored
+
+    def _settled(self, posted: Posted) -> Posted:
+        """With the chain's own confirmations for an event that names none."""
+        if not isinstance(posted.trigger, OnEvent) or posted.confirmed:
+            return posted
+        chain = self.chain(posted.trigger.chain_id, "trigger_chain_id")
+        return replace(posted, trigger=structs.replace(posted.trigger, confirmations=chain.confirmations))
+
+    async def _reachable(self, posted: Posted) -> None:
+        """What the trigger watches can be watched from here. Raises `Invalid`."""
+        match posted.trigger:
+            case OnEvent() as event:
+                self.chain(event.chain_id, "trigger_chain_id")
+            case OnCondition() as condition:
+                found = sources_of(condition)
+                for chain_id in found.chains:
+                    self.chain(chain_id, "value_source_url")
+                for url in found.urls:
+                    await self._allowed(url)
+
+    async def _allowed(self, url: str) -> None:
+        schemes = ("ws", "wss") if url.lower().startswith("ws") else ("http", "https")
+        try:
+            await self._check_url(url, *schemes)
+        except (Failed, Transient) as error:
+            raise Invalid("value_source_url", error.detail or error.code, "name a public host", code=error.code) from None
+
+    async def _make(self, posted: Posted, call: Call, key_owner: str, trace_id: str) -> Job:
+        """The job, agreed with the chain."""
+        chain = self.chain(posted.chain_id, "target_chain_id")
+        registered = await self._registered(posted, chain)
+        await self._reachable(posted)
+        now = int(self._clock.now())
+        return Job(
+            id=posted.id,
+            owner=posted.owner,
+            key_owner=key_owner,
+            title=posted.title,
+            definition=posted.definition,
+            trigger=posted.trigger,
+            target=await self._target(posted, call, chain),
+            spec=spec_of(posted, call, registered.created_at, registered.time_frame),
+            created_at=registered.created_at,
+            time_frame=registered.time_frame,
+            # the first of all: what has passed since is the scheduler's to judge
+            next_due=first_due(
+                posted.trigger, registered.created_at, created_at=registered.created_at, time_frame=registered.time_frame
+            ),
+            posted_at=now,
+            updated_at=now,
+            priority=posted.priority,
+            security=posted.security,
+            custom=posted.custom,
+            recurring=posted.recurring,
+            timezone=posted.timezone,
+            is_imua=posted.is_imua,
+            created_chain_id=posted.created_chain_id,
+            cost_prediction=posted.cost_prediction,
+            trace_id=trace_id,
+            missed=posted.missed,
+            starts_at=registered.created_at,
+        )
 
     async def _registered(self, posted: Posted, chain: Chain) -> ChainJob:
         """The job on chain, as soon as our RPC knows it; checked against what was posted."""
@@ -136,62 +207,87 @@ class Jobs:
             raise Invalid(
                 "job_id", "the JobRegistry does not know this job", "call createJob first, on this chain", code="UNKNOWN_JOB"
             )
-        _agrees(posted, registered)
+        agrees(posted, registered)
         return registered
 
-    async def _job(self, posted: Posted, registered: ChainJob, chain: Chain, call: _Call, key_owner: str, trace_id: str) -> Job:
-        spec = _spec(posted, call, registered.created_at, registered.time_frame)
-        if len(spec) > MAX_SPEC_BYTES:
-            raise Invalid("arguments", f"the job is {len(spec)} bytes, at most {MAX_SPEC_BYTES}", "pass less data")
-        trigger = Interval(posted.interval)
+    async def _target(self, posted: Posted, call: Call, chain: Chain) -> Target:
+        return Target(
+            chain_id=posted.chain_id,
+            contract=posted.contract,
+            function=posted.function,
+            signature=call.signature,
+            abi=posted.abi,
+            arg_type=posted.arg_type,
+            arguments=posted.arguments,
+            script_url=posted.script_url,
+            language=posted.language,
+            call=call.data,
+            gas_limit=await gas_limit(chain, posted.contract, call.data) if call.data else UNTRIED_GAS,
+        )
+
+    # changing
+
+    async def update(self, job: Job, posted: Posted) -> Job:
+        """The job as `posted`, which is `job` with what its owner changed. A new schedule counts from now. Raises `Invalid`."""
+        if job.ended:
+            raise ended(job)
+        same_job(job, posted)
+        call = await self._compute(call_of, posted)
+        chain = self.chain(posted.chain_id, "target_chain_id")
+        await self._reachable(posted)
         now = int(self._clock.now())
-        return Job(
-            id=posted.id,
-            owner=posted.owner,
-            key_owner=key_owner,
+        next_due = job.next_due
+        if posted.trigger != job.trigger:
+            next_due = first_due(posted.trigger, max(now, job.created_at), created_at=job.created_at, time_frame=job.time_frame)
+        changed = replace(
+            job,
             title=posted.title,
-            definition=posted.definition,
-            trigger=trigger,
-            target=Target(
-                chain_id=posted.chain_id,
-                contract=posted.contract,
-                function=posted.function,
-                signature=call.signature,
-                abi=posted.abi,
-                arg_type=posted.arg_type,
-                arguments=posted.arguments,
-                script_url="",
-                language=posted.language,
-                call=call.data,
-                gas_limit=await gas_limit(chain, posted.contract, call.data),
-            ),
-            spec=spec,
-            created_at=registered.created_at,
-            time_frame=registered.time_frame,
-            next_due=schedules.next_due(  # the first of all: what has passed since is the scheduler's to judge
-                trigger, registered.created_at, created_at=registered.created_at, time_frame=registered.time_frame
-            ),
-            posted_at=now,
+            trigger=posted.trigger,
+            target=await self._target(posted, call, chain),
+            spec=spec_of(posted, call, job.created_at, job.time_frame),
+            next_due=next_due,
             updated_at=now,
             priority=posted.priority,
             security=posted.security,
-            custom=posted.custom,
-            recurring=True,
             timezone=posted.timezone,
-            is_imua=posted.is_imua,
-            created_chain_id=posted.created_chain_id,
-            is_safe=posted.is_safe,
-            safe_name=posted.safe_name,
-            safe_address=posted.safe_address,
+            missed=posted.missed,
             cost_prediction=posted.cost_prediction,
-            trace_id=trace_id,
         )
+        stored = await self._store.update_job(changed)
+        if stored is None:
+            raise ended(job)
+        await self._changed(job.id)
+        return stored
+
+    async def pause(self, job: Job) -> Job:
+        """The job fires no more until it is resumed; at once. Raises `Invalid` when it has ended."""
+        return await self._moved(job, await self._store.pause_job(job.id, int(self._clock.now())))
+
+    async def resume(self, job: Job) -> Job:
+        """The job fires again; at once. Raises `Invalid` when it has ended.
+
+        What was due while it was paused was missed, and its policy says what becomes of it: `skip` goes on from now.
+        """
+        now, next_due = int(self._clock.now()), job.next_due
+        match job.trigger:
+            case (Interval() | Cron() | Moments()) as schedule if job.missed is MissedPolicy.SKIP and next_due is not None:
+                next_due = schedules.next_due(
+                    schedule, max(now, next_due - 1), created_at=job.created_at, time_frame=job.time_frame
+                )
+        return await self._moved(job, await self._store.resume_job(job.id, next_due, now))
+
+    async def _moved(self, job: Job, moved: Job | None) -> Job:
+        moved = moved or job
+        if moved.ended:
+            raise ended(moved)
+        await self._changed(job.id)
+        return moved
 
     async def delete(self, job: Job) -> Job:
         """The job fires no more, at once. What was dispatched before may still execute."""
-        ended = await self._store.end_job(job.id, JobStatus.DELETED, int(self._clock.now())) or job
-        self._deleted(job.id)  # not before: a job that the store could not end must fire on
-        return ended
+        deleted = await self._store.end_job(job.id, JobStatus.DELETED, int(self._clock.now())) or job
+        await self._changed(job.id)  # not before: a job that the store could not end must fire on
+        return deleted
 
     async def fee(self, chain_id: int, contract: bytes | None, function: str, abi: str, arguments: str) -> int:
         """Upper bound of one execution's cost in wei; for a call that cannot be tried yet, of a middling one."""
@@ -199,42 +295,19 @@ class Jobs:
         gas = UNTRIED_GAS
         if contract is not None and function:
             if arguments:
-                call = await self._compute(_call, function, arguments, abi)
+                call = await self._compute(static_call, function, arguments, abi)
                 gas = await gas_limit(chain, contract, call.data)
             else:
                 await self._compute(resolve_function, function, abi)
         return await chain.quote(0, gas)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call as understood: canonical signature, canonical arguments as JSON text, and the calldata."""
-
-    signature: str
-    arguments: str
-    data: bytes
-
-
-def _call(function: str, arguments: str, abi: str) -> _Call:
-    signature = resolve_function(function, abi)
-    return _Call(signature, canonical_arguments(signature, arguments, abi), encode_call(signature, arguments, abi))
-
-
-def _spec(posted: Posted, call: _Call, created_at: int, time_frame: int) -> bytes:
-    """The JobSpec's bytes: the same for the same job, however often it is posted."""
-    return JobSpec(
-        job_id=Uint256(posted.id),
-        chain_id=posted.chain_id,
-        definition=posted.definition,
-        owner=posted.owner,
-        created_at=created_at,
-        time_frame=time_frame,
-        trigger=Interval(posted.interval),
-        target=posted.contract,
-        function=call.signature,
-        arguments=call.arguments,
-        level=posted.security,
-    ).encode()
+async def _of_element(place: int, posted: Sequence[Posted], work: Awaitable[T]) -> T:
+    """What `work` returns; an error of one job among several says which."""
+    try:
+        return await work
+    except Invalid as error:
+        raise Invalid(at(place, posted, error.field), error.problem, error.remedy, code=error.code) from None
 
 
 async def gas_limit(chain: Chain, contract: bytes, call: bytes) -> int:
@@ -250,19 +323,3 @@ async def gas_limit(chain: Chain, contract: bytes, call: bytes) -> int:
             "target_function", f"the call needs {estimate} gas, at most {int(_MOST_GAS / _GAS_MARGIN)}", "do less in a call"
         )
     return wanted
-
-
-def _agrees(posted: Posted, registered: ChainJob) -> None:
-    """The chain proves whose job it is; a posted job may add to what is registered, never contradict it."""
-    if not registered.active:
-        raise Invalid("job_id", "this job was deleted on chain", "create a new one", code="JOB_INACTIVE")
-    for field, said, is_so in (
-        ("user_address", posted.owner, registered.owner),
-        ("task_definition_id", posted.definition, registered.definition),
-        ("target_contract_address", posted.contract, registered.target),
-        ("time_frame", posted.time_frame, registered.time_frame),
-        ("time_interval", posted.interval, registered.interval),
-    ):
-        if said != is_so:
-            shown = "0x" + is_so.hex() if isinstance(is_so, bytes) else is_so
-            raise Invalid(field, "differs from the job on chain", f"send {shown}", code="CONTRADICTS_CHAIN")
