@@ -65,7 +65,11 @@ class ExecutionStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ExecutionRecord:
-    """What the hub recorded of one task. `number` counts tasks from 1; `digest` is what attesters vote on."""
+    """What the hub recorded of one task. `number` counts tasks from 1; `digest` is what attesters vote on.
+
+    Of `fee`, once certified, `validation_share` wei go to the certificate's submitter, `attester_share` to each attester, and
+    the rest to the performer.
+    """
 
     task_id: int
     job_id: int
@@ -79,6 +83,8 @@ class ExecutionRecord:
     success: bool
     fee: int
     digest: bytes
+    validation_share: int = 0
+    attester_share: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +303,19 @@ class Chain(Protocol):
         """Gas that `target` needs for `call` when the hub calls it. Raises `Failed` (`CALL_REVERTS` and the reason)."""
         ...
 
-    async def logs(self, contracts: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int) -> Sequence[Log]:
-        """Logs of these contracts (of any, when empty) whose first topic is one of these, in chain order."""
+    async def logs(
+        self,
+        contracts: Sequence[bytes],
+        topics: Sequence[bytes],
+        from_block: int,
+        to_block: int,
+        *,
+        tip: bytes | None = None,
+    ) -> Sequence[Log]:
+        """Logs of these contracts (of any, when empty) whose first topic is one of these (any, when empty), in chain order.
+
+        `tip` is the hash of `to_block` on the branch that is meant: `Transient` when the node does not hold it (any more).
+        """
         ...
 
     async def receipt(self, tx_hash: bytes) -> Receipt | None:
@@ -326,7 +343,7 @@ class Heads(Protocol):
     """The chain's pulse. It may beat without a new block, and one beat may stand for several: read the head."""
 
     async def wait(self) -> None:
-        """Returns when there may be a new head since the last return; raises nothing."""
+        """Returns when there may be a new head since the last return (since `heads()`, the first time); raises nothing."""
         ...
 
 

@@ -99,6 +99,8 @@ def execute(call: ExecuteCall) -> Rule:
             success=success,
             fee=fee,
             digest=digest,
+            validation_share=share,
+            attester_share=ATTESTER_UNIT if success else 0,
         )
         state.balances[job.owner] = balance - fee
         state.executed[task_id] = Executed(record, job.owner, share, ATTESTER_UNIT if success else 0)

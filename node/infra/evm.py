@@ -186,7 +186,7 @@ class EvmChain:
 
     async def execution(self, task_id: int) -> ExecutionRecord | None:
         [row] = await self.reader.view(self._contracts.hub, contracts.EXECUTION, task_id)
-        number, job_id, _, performer, performer_id, block, timestamp, level, status, success, fee, _, digest = row
+        number, job_id, _, performer, performer_id, block, timestamp, level, status, success, fee, share, digest = row
         if not status:
             return None
         return ExecutionRecord(
@@ -202,6 +202,8 @@ class EvmChain:
             success=success,
             fee=fee,
             digest=digest,
+            validation_share=share,
+            attester_share=self.tariff.unit if success else 0,  # attesters of an inner failure earn nothing
         )
 
     async def transaction(self, tx_hash: bytes) -> Transaction | None:
