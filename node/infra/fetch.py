@@ -1,0 +1,366 @@
+"""Requests to URLs that strangers name, so that none reaches into the network this runs in (SSRF), waits, or fills memory.
+
+The guard stands where connections are opened: a name is resolved there, every address it has must be one of the public
+internet, and the connection goes to the very address that was looked at, while certificate and Host header stay the name's.
+So a name that changes its address between check and use (DNS rebinding) gains nothing. Proxies of the environment are not used.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urljoin
+
+import httpcore
+import trio
+
+from consensus.errors import Failed, Transient
+from node.infra.addresses import RefusedUrl, Target, name_refusal, parse_url, port_refusal, refusal
+from node.infra.retry import full_jitter
+from node.infra.settings import FetchSettings
+
+REFUSED = "SOURCE_REFUSED"
+UNREACHABLE = "SOURCE_UNREACHABLE"
+UNUSABLE = "SOURCE_UNUSABLE"
+
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""The addresses of a name, as text. Raises OSError when it has none."""
+
+Stream = trio.SocketStream | trio.SSLStream
+
+_MAX_REDIRECTS = 3
+_MAX_ADDRESSES = 4  # tried one after the other
+_MAX_CONNECTIONS = 256
+_PER_HOST = 4
+"""Requests to one host at a time: a slow one holds no more."""
+_CONNECT_S = 3.0
+_KEEPALIVE_S = 30.0
+_MAX_IDLE = 64
+_FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
+_LONGEST_ASKED_REST_S = 300.0  # Retry-After is obeyed up to this
+_REMEMBERED = 4096  # hosts and URLs that failed: the longest unseen are forgotten
+_RESOLVING = 16  # threads; an abandoned look-up holds one until the system gives it up
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEADERS = [("User-Agent", "triggerx"), ("Accept", "application/json, */*"), ("Accept-Encoding", "identity")]
+
+
+class Fetcher:
+    """Made by `open_fetcher`. Raises `Failed` with code SOURCE_REFUSED (never asked) or SOURCE_UNUSABLE (the answer is no use),
+    and `Transient` with code SOURCE_UNREACHABLE; a host or URL that failed is left alone for a while, doubling up to a minute."""
+
+    def __init__(self, settings: FetchSettings, resolver: Resolver | None, context: ssl.SSLContext) -> None:
+        self._settings = settings
+        self._resolver = resolver or _Names()
+        self._context = context
+        self._allow = frozenset(entry.lower() for entry in settings.allow)
+        self._rests = Rests()
+        self._slots: dict[str, _Slots] = {}
+        self._pool: httpcore.AsyncConnectionPool | None = None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Fetcher]:
+        async with httpcore.AsyncConnectionPool(
+            ssl_context=self._context,
+            max_connections=_MAX_CONNECTIONS,
+            max_keepalive_connections=_MAX_IDLE,
+            keepalive_expiry=_KEEPALIVE_S,
+            network_backend=_Guarded(self),
+        ) as self._pool:
+            yield self
+
+    async def check(self, url: str, *schemes: str) -> None:
+        """Whether `url` may be asked, by syntax and by all addresses its name has now. Schemes are http and https unless given.
+
+        For the moment a job is created; `get` and `connect` look again.
+        """
+        target = self._parsed(url, *(schemes or ("http", "https")))
+        with _patience(self._settings.timeout_s):
+            try:
+                await self.addresses(target.host, target.port)
+            except OSError as error:
+                raise Transient(UNREACHABLE, f"{target.host} does not resolve ({error})") from None
+
+    async def get(self, url: str) -> bytes:
+        """The body of a 2xx answer, after at most three redirects, each checked as the first URL was."""
+        target = self._parsed(url, "http", "https")
+        self._rests.refuse(target.place, url)
+        waiting = True
+        try:
+            with _patience(self._settings.timeout_s):
+                async with self._slot(target.place):
+                    waiting = False
+                    body = await self._follow(target)
+        except Transient as error:
+            if not waiting:  # a host that is busy with others did not fail this URL
+                blame = error.blame if isinstance(error, _HostFailed) else url
+                self._rests.failed(blame, error.pause if isinstance(error, _HostFailed) else 0.0)
+            raise
+        self._rests.recovered(target.place, url)
+        return body
+
+    async def connect(self, url: str) -> tuple[Target, Stream]:
+        """A connection to the host of a ws(s) URL, encrypted and verified for wss, with nothing said on it yet."""
+        target = self._parsed(url, "ws", "wss")
+        self._rests.refuse(target.place)
+        try:
+            with _patience(self._settings.timeout_s):
+                stream = await self._dial(target)
+        except Transient:
+            self._rests.failed(target.place)
+            raise
+        self._rests.recovered(target.place)
+        return target, stream
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Where a connection to `host` may go. Raises `Failed` when any of its addresses is refused, OSError when it has none."""
+        allowed = host in self._allow or f"{host}:{port}" in self._allow or f"[{host}]:{port}" in self._allow
+        literal = _literal(host)
+        if literal is None and not allowed and (why := name_refusal(host)):
+            raise Failed(REFUSED, why)
+        if not allowed and (why := port_refusal(port)):
+            raise Failed(REFUSED, why)
+        found = [literal] if literal is not None else [ip_address(each) for each in await self._resolver(host, port)]
+        if not found:
+            raise OSError("no address")
+        if not allowed:
+            for address in found:
+                if why := refusal(address):
+                    raise Failed(REFUSED, why if literal is not None else f"{host}: {why}")
+        return [str(address) for address in found[:_MAX_ADDRESSES]]
+
+    def _parsed(self, url: str, *schemes: str) -> Target:
+        try:
+            return parse_url(url, *schemes)
+        except RefusedUrl as error:
+            raise Failed(REFUSED, str(error)) from None
+
+    async def _follow(self, target: Target) -> bytes:
+        for _ in range(_MAX_REDIRECTS + 1):
+            answer = await self._exchange(target)
+            if isinstance(answer, bytes):
+                return answer
+            if target.secure and not answer.secure:
+                raise Failed(REFUSED, "a redirect from https to http")
+            target = answer
+            self._rests.refuse(target.place)
+        raise Failed(UNUSABLE, f"more than {_MAX_REDIRECTS} redirects")
+
+    async def _exchange(self, target: Target) -> bytes | Target:
+        """One request: the body, or where it is redirected to."""
+        assert self._pool is not None
+        url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+        try:
+            async with self._pool.stream("GET", url, headers=[("Host", target.authority), *_HEADERS]) as response:
+                headers = {name.lower(): value for name, value in response.headers}
+                if response.status in _REDIRECTS:
+                    return self._redirected(target, headers.get(b"location"))
+                _check_status(target, response.status, headers.get(b"retry-after", b""))
+                if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+                    raise Failed(UNUSABLE, "a compressed answer, though none was asked for")
+                return await self._body(response.aiter_stream())
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            raise _HostFailed(target.place, f"{target.place} cannot be connected to ({_why(error)})") from None
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
+            raise Transient(UNREACHABLE, f"{target.place} broke off ({_why(error)})") from None
+
+    def _redirected(self, target: Target, location: bytes | None) -> Target:
+        if location is None:
+            raise Failed(UNUSABLE, "a redirect that leads nowhere")
+        text = location.decode("latin-1")
+        try:
+            return parse_url(urljoin(target.url, text), "http", "https")
+        except ValueError as error:  # RefusedUrl is one; urljoin raises others
+            raise Failed(REFUSED, f"a redirect to another url: {error}") from None
+
+    async def _body(self, chunks: AsyncIterator[bytes]) -> bytes:
+        body = bytearray()
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > self._settings.max_bytes:
+                raise Failed(UNUSABLE, f"an answer of more than {self._settings.max_bytes} bytes")
+        return bytes(body)
+
+    async def _dial(self, target: Target) -> Stream:
+        why = ""
+        for address in await self._resolved(target.host, target.port):
+            try:
+                with trio.fail_after(_CONNECT_S):
+                    stream = await trio.open_tcp_stream(address, target.port)
+                break
+            except (OSError, trio.TooSlowError) as error:
+                why = str(error)
+        else:
+            raise Transient(UNREACHABLE, f"{target.place} cannot be connected to ({why})")
+        if not target.secure:
+            return stream
+        secured = trio.SSLStream(stream, self._context, server_hostname=target.host, https_compatible=True)
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError as error:
+            await trio.aclose_forcefully(stream)
+            raise Transient(UNREACHABLE, f"{target.place} breaks TLS ({error.__cause__})") from None
+        except trio.Cancelled:
+            await trio.aclose_forcefully(stream)
+            raise
+        return secured
+
+    async def _resolved(self, host: str, port: int) -> list[str]:
+        try:
+            return await self.addresses(host, port)
+        except OSError as error:
+            raise Transient(UNREACHABLE, f"{host} does not resolve ({error})") from None
+
+    @asynccontextmanager
+    async def _slot(self, place: str) -> AsyncIterator[None]:
+        slots = self._slots.setdefault(place, _Slots())
+        slots.users += 1
+        try:
+            async with slots.limiter:
+                yield
+        finally:
+            slots.users -= 1
+            if not slots.users:
+                self._slots.pop(place, None)
+
+
+class Rests:
+    """Who failed, and until when nobody is asked for it: pauses double with each failure in a row. Bounded."""
+
+    def __init__(self, most: int = _REMEMBERED) -> None:
+        self._until: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._most = most
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def refuse(self, *keys: str) -> None:
+        """Raises `Transient` while one of them rests."""
+        for key in keys:
+            until, _ = self._until.get(key, (0.0, 0.0))
+            if (left := until - trio.current_time()) > 0:
+                raise Transient(UNREACHABLE, f"failed before: asked again in {left:.0f} s")
+
+    def failed(self, key: str, at_least: float = 0.0) -> None:
+        _, last = self._until.pop(key, (0.0, 0.0))
+        pause = min(2 * last, _LONGEST_REST_S) if last else _FIRST_REST_S
+        self._until[key] = trio.current_time() + max(full_jitter(pause), at_least), pause
+        while len(self._until) > self._most:
+            self._until.popitem(last=False)
+
+    def recovered(self, *keys: str) -> None:
+        for key in keys:
+            self._until.pop(key, None)
+
+
+class _HostFailed(Transient):
+    """The host is to rest, not the one URL: it cannot be reached, or says itself that it is asked too much."""
+
+    def __init__(self, blame: str, detail: str, pause: float = 0.0) -> None:
+        super().__init__(UNREACHABLE, detail)
+        self.blame = blame
+        self.pause = pause
+
+
+class _Slots:
+    """The requests to one host; kept while there are any."""
+
+    def __init__(self) -> None:
+        self.limiter = trio.CapacityLimiter(_PER_HOST)
+        self.users = 0
+
+
+class _Guarded(httpcore.AsyncNetworkBackend):
+    """Opens the pool's connections, and only to addresses that were looked at."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._network = httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            addresses = await self._fetcher.addresses(host, port)
+        except OSError as error:
+            raise httpcore.ConnectError(f"does not resolve: {error}") from None
+        failure: Exception | None = None
+        for address in addresses:
+            try:
+                return await self._network.connect_tcp(address, port, _CONNECT_S, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        assert failure is not None
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+
+class _Names:
+    """The system's resolver, in threads of its own: slow name servers must not hold those that others wait for."""
+
+    def __init__(self) -> None:
+        self._limiter: trio.CapacityLimiter | None = None
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        self._limiter = self._limiter or trio.CapacityLimiter(_RESOLVING)
+        found = await trio.to_thread.run_sync(partial(_look_up, host, port), abandon_on_cancel=True, limiter=self._limiter)  # type: ignore[call-arg]
+        return list(dict.fromkeys(found))
+
+
+@asynccontextmanager
+async def open_fetcher(
+    settings: FetchSettings, *, resolver: Resolver | None = None, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[Fetcher]:
+    """Dials nothing by itself. `resolver` and `ssl_context` are the system's and the usual authorities' unless given."""
+    async with Fetcher(settings, resolver, ssl_context or httpcore.default_ssl_context()).opened() as fetcher:
+        yield fetcher
+
+
+def _look_up(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(str(error)) from None
+    return [str(address[0]) for *_, address in found]
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _check_status(target: Target, status: int, retry_after: bytes) -> None:
+    if 200 <= status < 300:
+        return
+    if status in (429, 503):
+        pause = min(float(retry_after), _LONGEST_ASKED_REST_S) if retry_after.isdigit() and len(retry_after) < 9 else 0.0
+        raise _HostFailed(target.place, f"{target.place} answers {status}: it is asked too much", pause)
+    if status >= 500 or status == 408:
+        raise Transient(UNREACHABLE, f"{target.place} answers {status}")
+    raise Failed(UNUSABLE, f"{target.place} answers {status}")
+
+
+def _why(error: Exception) -> str:
+    return str(error)[:200] or type(error).__name__
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise Transient(UNREACHABLE, f"no answer within {seconds:g} s") from None
