@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
+from consensus import schedules
 from consensus.lifecycle import REASONS, TaskState, may_follow
-from coordinator.store.records import ACTIVE, Job, JobStatus, Task, TaskChange
+from consensus.triggers import OnEvent, Schedule
+from coordinator import points
+from coordinator.store.records import (
+    ACTIVE,
+    Edge,
+    Fired,
+    Firing,
+    Gap,
+    Job,
+    JobStatus,
+    KeeperRecord,
+    MissedPolicy,
+    Task,
+    TaskChange,
+    User,
+)
 
-_COPIED = tuple(f.name for f in fields(TaskChange) if f.name not in ("task_id", "path", "stages", "reason", "detail"))
+GAP_DAYS = 30
+MAX_GAPS = 10_000
+GAPS_SHOWN = 100
+
+_NOT_KEPT = ("task_id", "path", "stages", "reason", "detail", "attesters", "rewards")
+_COPIED = tuple(f.name for f in fields(TaskChange) if f.name not in _NOT_KEPT)
 
 _CHAIN_SAYS = {TaskState.EXECUTED, TaskState.CERTIFIED, TaskState.REJECTED}
 _EXECUTED = (TaskState.EXECUTED, TaskState.ATTESTED)
 
+# --- tasks
+
 
 def changed(task: Task, change: TaskChange) -> Task | None:
     """The task after the change, or None when the lifecycle does not let it go there, or it tells nothing new."""
-    if task.accepted is not None and _CHAIN_SAYS & set(change.path):
+    if task.accepted is not None and (_CHAIN_SAYS & set(change.path) or change.accepted is not None):
         return None  # certified or rejected: nothing on chain follows, it can only be told again
     state, path = task.state, change.path
     if path == (TaskState.EXECUTED,) and state in _EXECUTED:
@@ -42,20 +67,215 @@ def changed(task: Task, change: TaskChange) -> Task | None:
     return None if after == task else after
 
 
-def job_after(job: Job, before: Task, after: Task, now: int) -> Job:
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What the verdict on one task adds to a keeper's record. Costs and `reward` are wei, `definition` the type of the job."""
+
+    accepted_cost: int = 0
+    rejected_cost: int = 0
+    reward: int = 0
+    executed: int = 0
+    attested: int = 0
+    rejected: int = 0
+    definition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the committee's verdict on a task means for others: points of its user, and what each keeper did."""
+
+    user_points: int = 0
+    keepers: Mapping[bytes, Sequence[Credit]] = field(default_factory=dict)
+
+
+def settlement(before: Task, after: Task, change: TaskChange) -> Settlement | None:
+    """Given once for each task: by the change that brings the verdict."""
+    if before.accepted is not None or after.accepted is None:
+        return None
+    cost = after.cost or 0
+    keepers: dict[bytes, list[Credit]] = {}
+    if after.performer is not None:
+        credit = Credit(accepted_cost=cost, executed=1, definition=after.definition)
+        keepers[after.performer] = [credit if after.accepted else Credit(rejected_cost=cost, rejected=1)]
+    if after.accepted:
+        for attester in dict.fromkeys(change.attesters):
+            keepers.setdefault(attester, []).append(Credit(accepted_cost=cost, attested=1))
+    for operator, wei in change.rewards.items():
+        keepers.setdefault(operator, []).append(Credit(reward=wei))
+    return Settlement(cost if after.accepted else 0, keepers)
+
+
+def credited(record: KeeperRecord, credited_with: Sequence[Credit]) -> KeeperRecord:
+    """A keeper's record with what it did."""
+    for credit in credited_with:
+        by_definition = dict(record.by_definition)
+        if credit.executed:
+            by_definition[credit.definition] = by_definition.get(credit.definition, 0) + 1
+        earned = points.for_accepted(credit.accepted_cost, record.booster)
+        record = replace(
+            record,
+            points=record.points + earned + points.for_rejected(credit.rejected_cost, record.booster),
+            rewards=record.rewards + credit.reward,
+            executed=record.executed + credit.executed,
+            attested=record.attested + credit.attested,
+            rejected=record.rejected + credit.rejected,
+            by_definition=by_definition,
+        )
+    return record
+
+
+def named(stored: KeeperRecord, form: KeeperRecord) -> KeeperRecord:
+    """A keeper's record with what a form says of it."""
+    return replace(
+        stored,
+        booster=form.booster,
+        whitelisted=form.whitelisted,
+        name=form.name,
+        email=form.email,
+        chat_id=form.chat_id,
+    )
+
+
+# --- users
+
+
+def with_job(user: User, job: Job) -> User:
+    """An owner who has created a job."""
+    earned = user.points + points.for_creating(job.definition)
+    return replace(user, points=earned, total_jobs=user.total_jobs + 1, updated_at=job.posted_at)
+
+
+# --- jobs
+
+
+class Fireable(Protocol):
+    """What decides whether a job fires; a `Job` has it, and so has the narrow row that a store reads."""
+
+    @property
+    def status(self) -> JobStatus: ...
+    @property
+    def spent(self) -> bool: ...
+    @property
+    def starts_at(self) -> int | None: ...
+    @property
+    def edge(self) -> Edge: ...
+    @property
+    def revision(self) -> int: ...
+
+
+def refusal(job: Fireable | None, firing: Firing) -> Fired | None:
+    """Why a firing changes nothing; None when it is to be written."""
+    if job is None or job.status not in ACTIVE or job.spent or job.starts_at is None:
+        return Fired.INACTIVE
+    if firing.revision is not None and firing.revision != job.revision:
+        return Fired.INACTIVE
+    if firing.edge is not None and firing.edge.expected != job.edge.number:
+        return Fired.KNOWN
+    return None
+
+
+def fired(job: Job, firing: Firing, at: int) -> Job:
+    """A job whose firing was written."""
+    return replace(
+        job,
+        next_due=firing.next_due,
+        edge=firing.edge.after if firing.edge is not None else job.edge,
+        spent=firing.spent,
+        status=JobStatus.SCHEDULED,
+        updated_at=at,
+    )
+
+
+def touches_job(before: Task, after: Task) -> bool:
+    """Whether a task's step means something for its job: `job_after`."""
+    return (after.executed_at is not None and before.executed_at is None) or bool(after.accepted and not before.accepted)
+
+
+def job_after(job: Job, before: Task, after: Task, at: int) -> Job:
     """What a task's step means for its job: when it last ran, and what it cost once the committee accepted."""
     if after.executed_at is not None and before.executed_at is None:
-        job = replace(job, last_executed_at=max(after.executed_at, job.last_executed_at or 0), updated_at=now)
+        job = replace(job, last_executed_at=max(after.executed_at, job.last_executed_at or 0), updated_at=at)
     if after.accepted and not before.accepted:
-        job = replace(job, cost_actual=job.cost_actual + (after.cost or 0), updated_at=now)
+        job = replace(job, cost_actual=job.cost_actual + (after.cost or 0), updated_at=at)
     return job
 
 
-def fired(job: Job, next_due: int | None, now: int) -> Job:
-    """A job whose schedule moved on."""
-    return replace(job, next_due=next_due, status=JobStatus.SCHEDULED, updated_at=now)
+def outcome(recurring: bool, newest: TaskState | None) -> JobStatus:
+    """How a spent job ends, by the state of its newest task."""
+    return JobStatus.FAILED if not recurring and newest not in (None, TaskState.COMPLETED) else JobStatus.COMPLETED
+
+
+def begun(job: Job, at: int) -> Job:
+    """A job that waited, when the one before it has completed: due seconds that passed meanwhile were never its own."""
+    next_due, spent = job.next_due, at > job.expires_at
+    if isinstance(job.trigger, Schedule):
+        next_due = schedules.next_due(job.trigger, at, created_at=job.created_at, time_frame=job.time_frame)
+        spent = next_due is None
+    return replace(job, starts_at=at, next_due=next_due, spent=spent, updated_at=at, revision=job.revision + 1)
+
+
+def paused(job: Job, at: int) -> Job | None:
+    """None when it is not active."""
+    return replace(job, status=JobStatus.PAUSED, updated_at=at, revision=job.revision + 1) if job.active else None
+
+
+def resumed(job: Job, next_due: int | None, at: int) -> Job | None:
+    """None when it is not paused."""
+    if job.status is not JobStatus.PAUSED:
+        return None
+    job = replace(job, status=JobStatus.SCHEDULED, updated_at=at, revision=job.revision + 1)
+    if isinstance(job.trigger, Schedule):
+        return replace(job, next_due=next_due, spent=job.spent or (next_due is None and job.starts_at is not None))
+    if isinstance(job.trigger, OnEvent):
+        skip = job.missed is MissedPolicy.SKIP and job.starts_at is not None
+        return replace(job, caught_up=False, starts_at=at if skip else job.starts_at)
+    return job
+
+
+_OWNERS = ("title", "trigger", "target", "spec", "priority", "security", "recurring", "timezone", "missed", "cost_prediction")
+
+
+def updated(stored: Job, wanted: Job) -> Job | None:
+    """The stored job with what its owner may change of it; None when it has ended."""
+    if stored.ended:
+        return None
+    return replace(
+        stored,
+        next_due=stored.next_due if wanted.trigger == stored.trigger else wanted.next_due,  # it may have moved on meanwhile
+        updated_at=wanted.updated_at,
+        revision=stored.revision + 1,
+        **{name: getattr(wanted, name) for name in _OWNERS},
+    )
+
+
+def expired(job: Job, at: int) -> Job | None:
+    """The job as one that fires no more; None while it may, or its scheduler has yet to go through its past."""
+    if job.ended or job.spent or at <= job.expires_at:
+        return None
+    has_past = isinstance(job.trigger, OnEvent) or (isinstance(job.trigger, Schedule) and job.next_due is not None)
+    if has_past and job.active and job.starts_at is not None:
+        return None
+    return replace(job, spent=True, updated_at=at)
+
+
+def follower(job: Job, linked: Job | None) -> Job | None:
+    """Who waits for the job: the one its link names, when that is its owner's too and has not begun."""
+    return linked if linked is not None and linked.waiting and linked.owner == job.owner else None
+
+
+# --- gaps
+
+
+def gap_horizon(gap: Gap) -> int:
+    """Gaps that ended before are forgotten."""
+    return gap.ended - GAP_DAYS * 86_400
+
+
+def by_end(gap: Gap) -> tuple[int, int, str]:
+    """Their order."""
+    return gap.ended, gap.began, gap.scope
 
 
 def exhausted(job: Job) -> bool:
     """Whether the job completes as soon as its last task has ended."""
-    return job.status in ACTIVE and job.next_due is None
+    return job.active and job.spent

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import trio
 
 from consensus.lifecycle import TaskState
-from coordinator.store.changes import changed, exhausted, fired, job_after
+from coordinator.store import changes as rules
+from coordinator.store.port import Fences
 from coordinator.store.records import (
+    SHARDS,
     ApiKey,
     Attempt,
+    Fired,
     Firing,
+    Gap,
     Job,
     JobStatus,
+    KeeperRecord,
     KeeperSeen,
     Planned,
     Task,
     TaskChange,
     User,
+    shard_of,
 )
+
+T = TypeVar("T")
 
 
 class MemoryStore:
@@ -30,76 +39,150 @@ class MemoryStore:
     def __init__(self) -> None:
         self._users: dict[bytes, User] = {}
         self._jobs: dict[int, Job] = {}
+        self._shards: list[dict[int, None]] = [{} for _ in range(SHARDS)]
         self._tasks: dict[int, Task] = {}
         self._by_job: dict[int, list[int]] = {}
         self._open: dict[int, None] = {}
+        self._open_of_job: Counter[int] = Counter()
         self._attempts: dict[int, list[Attempt]] = {}
-        self._checkpoints: dict[int, int] = {}
+        self._checkpoints: dict[str, int] = {}
         self._keys: dict[bytes, ApiKey] = {}
         self._keepers: dict[tuple[int, bytes], KeeperSeen] = {}
+        self._records: dict[tuple[int, bytes], KeeperRecord] = {}
+        self._tokens: dict[int, int] = {}
+        self._watched: dict[int, int] = {}
+        self._gaps: dict[tuple[str, int], Gap] = {}
+        self._alerts: dict[str, int] = {}
+
+    # users and jobs
 
     async def user(self, address: bytes) -> User | None:
-        await trio.lowlevel.checkpoint()
-        return self._users.get(address)
+        return await _now(self._users.get(address))
 
     async def add_job(self, job: Job) -> Job:
+        [stored] = await self.add_jobs([job])
+        return stored
+
+    async def add_jobs(self, jobs: Sequence[Job]) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
-        if job.id in self._jobs:
-            return self._jobs[job.id]
-        at = job.posted_at
-        user = self._users.get(job.owner) or User(len(self._users) + 1, job.owner, "", "0", 0, 0, at, at)
-        self._users[job.owner] = replace(user, total_jobs=user.total_jobs + 1, updated_at=at)
-        self._jobs[job.id] = job
-        return job
+        if not any(job.id in self._jobs for job in jobs):
+            for job in jobs:
+                self._add_job(job)
+        return [self._jobs[job.id] for job in jobs if job.id in self._jobs]
 
     async def job(self, job_id: int) -> Job | None:
-        await trio.lowlevel.checkpoint()
-        return self._jobs.get(job_id)
+        return await _now(self._jobs.get(job_id))
 
     async def jobs(self, *, key_owner: str, owner: bytes | None = None) -> Sequence[Job]:
         await trio.lowlevel.checkpoint()
-        return [j for j in self._jobs.values() if j.key_owner == key_owner and owner in (None, j.owner)]
+        chosen = (j for j in self._jobs.values() if j.key_owner == key_owner and owner in (None, j.owner))
+        return sorted(chosen, key=lambda j: (j.posted_at, str(j.id)))
 
-    async def planned(self, after: int | None, limit: int) -> Sequence[Planned]:
+    async def set_email(self, address: bytes, email: str, at: int) -> User | None:
+        await trio.lowlevel.checkpoint()
+        if (user := self._users.get(address)) is None:
+            return None
+        self._users[address] = replace(user, email=email, updated_at=at)
+        return self._users[address]
+
+    async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
         await trio.lowlevel.checkpoint()
         start = "" if after is None else str(after)
-        planned = (p for j in self._jobs.values() if str(j.id) > start and (p := j.planned) is not None)
-        return sorted(planned, key=lambda p: str(p.job_id))[:limit]  # as text, in which ids are stored
+        ids = sorted(name for job_id in self._shards[shard] if (name := str(job_id)) > start)  # as text, as they are stored
+        page: list[Planned] = []
+        for name in ids:
+            if len(page) == limit:
+                break
+            if (planned := self._jobs[int(name)].planned) is not None:
+                page.append(planned)
+        return page
+
+    async def planned_job(self, job_id: int) -> Planned | None:
+        await trio.lowlevel.checkpoint()
+        job = self._jobs.get(job_id)
+        return job.planned if job is not None else None
 
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
         await trio.lowlevel.checkpoint()
-        return self._end_job(job_id, status, at)
+        return self._end(job_id, status, at)
 
-    async def complete_job(self, job_id: int, at: int) -> bool:
+    async def pause_job(self, job_id: int, at: int) -> Job | None:
+        await trio.lowlevel.checkpoint()
+        job = self._jobs.get(job_id)
+        return job if job is None else self._put(rules.paused(job, at) or job)
+
+    async def resume_job(self, job_id: int, next_due: int | None, at: int) -> Job | None:
+        await trio.lowlevel.checkpoint()
+        if (job := self._jobs.get(job_id)) is None:
+            return None
+        self._put(rules.resumed(job, next_due, at) or job)
+        self._complete(job_id, at)
+        return self._jobs[job_id]
+
+    async def update_job(self, job: Job) -> Job | None:
+        await trio.lowlevel.checkpoint()
+        stored = self._jobs.get(job.id)
+        after = rules.updated(stored, job) if stored is not None else None
+        return self._put(after) if after is not None else None
+
+    async def complete_job(self, job_id: int, at: int) -> Job | None:
         await trio.lowlevel.checkpoint()
         return self._complete(job_id, at)
 
-    async def fire(self, firings: Sequence[Firing], at: int) -> Sequence[bool]:
+    async def expire_jobs(self, shard: int, at: int, limit: int) -> Sequence[int]:
         await trio.lowlevel.checkpoint()
-        return [self._fire(firing, at) for firing in firings]
+        over: list[int] = []
+        for job_id in sorted(self._shards[shard], key=lambda i: (self._jobs[i].expires_at, str(i))):
+            if len(over) == limit:
+                break
+            after = rules.expired(self._jobs[job_id], at)
+            if after is not None:
+                self._put(after)
+            if self._complete(job_id, at) is not None or after is not None:
+                over.append(job_id)
+        return over
+
+    async def job_counts(self) -> dict[JobStatus, int]:
+        return await _now(dict(Counter(job.status for job in self._jobs.values())))
+
+    async def linked_to(self, job_id: int) -> Job | None:
+        await trio.lowlevel.checkpoint()
+        job = self._jobs.get(job_id)
+        return self._jobs.get(job.link_job_id) if job is not None else None
+
+    # tasks
+
+    async def fire(self, firings: Sequence[Firing], at: int, fences: Fences) -> Sequence[Fired]:
+        await trio.lowlevel.checkpoint()
+        return [self._fire(firing, at, fences) for firing in firings]
 
     async def task(self, task_id: int) -> Task | None:
-        await trio.lowlevel.checkpoint()
-        return self._tasks.get(task_id)
+        return await _now(self._tasks.get(task_id))
 
     async def tasks_of_job(self, job_id: int, limit: int) -> Sequence[Task]:
         return [self._tasks[i] for i in await self.task_ids_of_job(job_id, limit)]
 
     async def task_ids_of_job(self, job_id: int, limit: int) -> Sequence[int]:
-        await trio.lowlevel.checkpoint()
-        return self._by_job.get(job_id, [])[-limit:]
+        return await _now(self._by_job.get(job_id, [])[-limit:])
 
-    async def open_tasks(self) -> Sequence[Task]:
+    async def open_tasks(self, shards: Sequence[int] | None = None) -> Sequence[Task]:
         await trio.lowlevel.checkpoint()
-        return sorted((self._tasks[i] for i in self._open), key=lambda t: t.created_at_ms)
+        places = {task_id: place for place, task_id in enumerate(self._tasks)}
+        tasks = (self._tasks[i] for i in self._open)
+        chosen = (t for t in tasks if shards is None or shard_of(t.job_id) in shards)
+        return sorted(chosen, key=lambda t: (t.created_at_ms, places[t.id]))
+
+    async def recent_tasks(self, limit: int) -> Sequence[Task]:
+        return await _now(list(self._tasks.values())[-limit:][::-1])
 
     async def change(self, change: TaskChange, at: int) -> Task | None:
         await trio.lowlevel.checkpoint()
         return self._change(change, at)
 
     async def task_counts(self) -> dict[tuple[str, str], int]:
-        await trio.lowlevel.checkpoint()
-        return dict(Counter((t.state.value, t.reason) for t in self._tasks.values()))
+        return await _now(dict(Counter((t.state.value, t.reason) for t in self._tasks.values())))
+
+    # attempts: the outbox
 
     async def add_attempt(self, attempt: Attempt, change: TaskChange, at: int) -> Task | None:
         await trio.lowlevel.checkpoint()
@@ -109,11 +192,11 @@ class MemoryStore:
         task = self._change(change, at)
         if task is not None:
             attempts.append(attempt)
+            attempts.sort(key=lambda a: a.number)
         return task
 
     async def attempts(self, task_id: int) -> Sequence[Attempt]:
-        await trio.lowlevel.checkpoint()
-        return tuple(self._attempts.get(task_id, ()))
+        return await _now(list(self._attempts.get(task_id, ())))
 
     async def mark_published(self, task_id: int, number: int, at_ms: int) -> None:
         await trio.lowlevel.checkpoint()
@@ -135,82 +218,202 @@ class MemoryStore:
                 return self._change(step, at_ms // 1000) or self._tasks[task_id]
         return None
 
-    async def end_attempt(self, task_id: int, number: int, code: str, detail: str, at_ms: int) -> bool:
+    async def end_attempt(self, task_id: int, number: int, code: str, detail: str, at_ms: int, *, fault: bool = False) -> bool:
         await trio.lowlevel.checkpoint()
         attempts = self._attempts.get(task_id, [])
         for place, attempt in enumerate(attempts):
             if attempt.number == number and attempt.ended_ms is None:
                 attempts[place] = replace(attempt, ended_ms=at_ms, code=code, detail=detail)
+                if fault:
+                    record = self._record_of(self._tasks[task_id].chain_id, attempt.performer)
+                    self._records[record.chain_id, record.address] = replace(record, failed=record.failed + 1)
                 return True
         return False
 
-    async def checkpoint(self, chain_id: int) -> int | None:
+    # chain
+
+    async def checkpoint(self, name: str) -> int | None:
+        return await _now(self._checkpoints.get(name))
+
+    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None:
         await trio.lowlevel.checkpoint()
-        return self._checkpoints.get(chain_id)
+        self._checkpoints.update(blocks)
+
+    async def mark_caught_up(self, job_ids: Sequence[int]) -> None:
+        await trio.lowlevel.checkpoint()
+        for job_id in job_ids:
+            if job_id in self._jobs:
+                self._put(replace(self._jobs[job_id], caught_up=True))
 
     async def record(
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
         await trio.lowlevel.checkpoint()
-        self._checkpoints[chain_id] = block
+        self._checkpoints[f"hub:{chain_id}"] = block
         for job_id in deleted:
-            self._end_job(job_id, JobStatus.DELETED, at)
+            self._end(job_id, JobStatus.DELETED, at)
         return [task for change in changes if (task := self._change(change, at)) is not None]
+
+    # keys and keepers
 
     async def add_key(self, key: ApiKey) -> None:
         await trio.lowlevel.checkpoint()
-        self._keys.setdefault(key.digest, key)
+        self._keys[key.digest] = key
 
     async def key(self, digest: bytes) -> ApiKey | None:
-        await trio.lowlevel.checkpoint()
-        return self._keys.get(digest)
+        return await _now(self._keys.get(digest))
 
     async def save_keeper(self, keeper: KeeperSeen) -> None:
         await trio.lowlevel.checkpoint()
         self._keepers[keeper.chain_id, keeper.address] = keeper
 
     async def keepers(self) -> Sequence[KeeperSeen]:
-        await trio.lowlevel.checkpoint()
-        return sorted(self._keepers.values(), key=lambda k: (k.chain_id, k.address))
+        return await _now(sorted(self._keepers.values(), key=lambda k: (k.chain_id, k.address)))
 
-    def _end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
-        job = self._jobs.get(job_id)
-        if job is not None and job.active:
-            job = self._jobs[job_id] = replace(job, status=status, updated_at=at)
+    async def keeper_records(self) -> Sequence[KeeperRecord]:
+        return await _now(sorted(self._records.values(), key=lambda k: (k.chain_id, k.address)))
+
+    async def save_keeper_form(self, record: KeeperRecord) -> None:
+        await trio.lowlevel.checkpoint()
+        stored = self._record_of(record.chain_id, record.address)
+        self._records[record.chain_id, record.address] = rules.named(stored, record)
+
+    # shards
+
+    async def claim_shard(self, shard: int, token: int, at: int) -> bool:
+        await trio.lowlevel.checkpoint()
+        if token < self._tokens.get(shard, token):
+            return False
+        self._tokens[shard] = token
+        return True
+
+    async def touch_shards(self, shards: Sequence[int], at: int) -> None:
+        await trio.lowlevel.checkpoint()
+        for shard in shards:
+            self._watched[shard] = max(at, self._watched.get(shard, at))
+
+    async def watched_at(self, shard: int) -> int | None:
+        return await _now(self._watched.get(shard))
+
+    # gaps and alerts
+
+    async def add_gap(self, gap: Gap) -> None:
+        await trio.lowlevel.checkpoint()
+        known = self._gaps.get((gap.scope, gap.began), gap)
+        self._gaps[gap.scope, gap.began] = replace(gap, ended=max(gap.ended, known.ended))
+        kept = [g for g in self._gaps.values() if g.ended >= rules.gap_horizon(gap)]
+        kept.sort(key=rules.by_end)
+        self._gaps = {(g.scope, g.began): g for g in kept[-rules.MAX_GAPS :]}
+
+    async def gaps(self, scopes: Sequence[str], since: int) -> Sequence[Gap]:
+        await trio.lowlevel.checkpoint()
+        chosen = [g for g in self._gaps.values() if g.scope in scopes and g.ended > since]
+        return sorted(chosen, key=rules.by_end)[-rules.GAPS_SHOWN :]
+
+    async def open_alert(self, subject: str, text: str, at: int) -> bool:
+        await trio.lowlevel.checkpoint()
+        if subject in self._alerts:
+            return False
+        self._alerts[subject] = at
+        return True
+
+    async def close_alert(self, subject: str) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return self._alerts.pop(subject, None)
+
+    async def alerts(self) -> Mapping[str, int]:
+        return await _now(dict(self._alerts))
+
+    # steps within one call
+
+    def _put(self, job: Job) -> Job:
+        self._jobs[job.id] = job
         return job
 
-    def _complete(self, job_id: int, at: int) -> bool:
-        job = self._jobs.get(job_id)
-        if job is None or not exhausted(job) or any(i in self._open for i in self._by_job.get(job_id, ())):
-            return False
-        self._end_job(job_id, JobStatus.COMPLETED, at)
-        return True
+    def _add_job(self, job: Job) -> Job:
+        at = job.posted_at
+        user = self._users.get(job.owner) or User(len(self._users) + 1, job.owner, "", 0, 0, 0, at, at)
+        self._users[job.owner] = rules.with_job(user, job)
+        self._shards[shard_of(job.id)][job.id] = None
+        return self._put(job)
 
-    def _fire(self, firing: Firing, at: int) -> bool:
+    def _end(self, job_id: int, status: JobStatus, at: int) -> Job | None:
+        job = self._jobs.get(job_id)
+        if job is None or job.ended:
+            return job
+        job = self._put(replace(job, status=status, updated_at=at))
+        self._follow(job, at)
+        return job
+
+    def _follow(self, ended: Job, at: int) -> None:
+        """What waits for a job that has ended begins, or fails."""
+        waits = rules.follower(ended, self._jobs.get(ended.link_job_id))
+        if waits is None:
+            return
+        if ended.status is JobStatus.COMPLETED:
+            self._put(rules.begun(waits, at))
+            self._complete(waits.id, at)
+        else:
+            self._end(waits.id, JobStatus.FAILED, at)
+
+    def _complete(self, job_id: int, at: int) -> Job | None:
+        job = self._jobs.get(job_id)
+        if job is None or job.ended or not job.spent or self._open_of_job[job_id]:
+            return None
+        ids = self._by_job.get(job_id)
+        return self._end(job_id, rules.outcome(job.recurring, self._tasks[ids[-1]].state if ids else None), at)
+
+    def _fire(self, firing: Firing, at: int, fences: Fences) -> Fired:
+        token = self._tokens.get(shard_of(firing.job_id))
+        if token is None or fences.get(shard_of(firing.job_id)) != token:
+            return Fired.FENCED
         job = self._jobs.get(firing.job_id)
-        if job is None or not job.active:
-            return False
-        self._jobs[job.id] = fired(job, firing.next_due, at)
+        refused = rules.refusal(job, firing)
+        if job is None or refused is not None:
+            return refused or Fired.INACTIVE
+        self._put(rules.fired(job, firing, at))
         task = firing.task
-        if task is None or task.id in self._tasks:
-            return False
+        if task is None:
+            return Fired.NEW
+        if task.id in self._tasks:
+            return Fired.KNOWN
         self._tasks[task.id] = task
         self._by_job.setdefault(job.id, []).append(task.id)
-        self._open[task.id] = None
+        self._opened(task, True)
         user = self._users[job.owner]
         self._users[job.owner] = replace(user, total_tasks=user.total_tasks + 1, updated_at=at)
-        return True
+        return Fired.NEW
 
     def _change(self, change: TaskChange, at: int) -> Task | None:
         before = self._tasks.get(change.task_id)
-        after = changed(before, change) if before is not None else None
+        after = rules.changed(before, change) if before is not None else None
         if before is None or after is None:
             return None
         self._tasks[after.id] = after
-        self._jobs[after.job_id] = job_after(self._jobs[after.job_id], before, after, at)
+        job = self._put(rules.job_after(self._jobs[after.job_id], before, after, at))
+        if (settled := rules.settlement(before, after, change)) is not None:
+            user = self._users[job.owner]
+            self._users[job.owner] = replace(user, points=user.points + settled.user_points)
+            for address, credits in settled.keepers.items():
+                record = self._record_of(after.chain_id, address)
+                self._records[after.chain_id, address] = rules.credited(record, credits)
+        self._opened(after, not after.ended)
         if after.ended:
-            self._open.pop(after.id, None)
             self._complete(after.job_id, at)
-        else:
-            self._open[after.id] = None
         return after
+
+    def _opened(self, task: Task, is_open: bool) -> None:
+        if is_open and task.id not in self._open:
+            self._open[task.id] = None
+            self._open_of_job[task.job_id] += 1
+        elif not is_open and task.id in self._open:
+            del self._open[task.id]
+            self._open_of_job[task.job_id] -= 1
+
+    def _record_of(self, chain_id: int, address: bytes) -> KeeperRecord:
+        return self._records.get((chain_id, address)) or KeeperRecord(chain_id, address)
+
+
+async def _now(answer: T) -> T:
+    await trio.lowlevel.checkpoint()
+    return answer

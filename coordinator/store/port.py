@@ -38,7 +38,7 @@ class Store(Protocol):
 
     async def add_jobs(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """Stores linked jobs together, and counts each for its owner; when one of their ids is known, changes nothing.
-        Returns what is now stored of them."""
+        Returns what is now stored of them, in this order."""
         ...
 
     async def job(self, job_id: int) -> Job | None: ...
@@ -71,24 +71,33 @@ class Store(Protocol):
         ...
 
     async def resume_job(self, job_id: int, next_due: int | None, at: int) -> Job | None:
-        """A paused job is active again, from `next_due` on (time jobs); an event job has not missed what came meanwhile
-        unless its policy is `skip`, a condition job is armed as it was. Returns it as it now is."""
+        """A paused job is active again, from `next_due` on (time jobs; None: nothing is left, it completes). An event job is
+        to be searched again from its `starts_at` (not `caught_up`; what has its task is known), which its policy `skip` sets
+        to `at`; a condition job is armed as it was. Returns it as it now is."""
         ...
 
     async def update_job(self, job: Job) -> Job | None:
-        """Takes over what its owner may change: title, trigger, target, spec, priority, security, timezone, missed,
-        cost_prediction, next_due and updated_at of `job`. How far it is (status, edge, spent, caught_up, starts_at, costs, links)
-        stays as it is stored. Returns it as it now is; None when it has ended."""
+        """Takes over what its owner may change: title, trigger, target, spec, priority, security, recurring, timezone, missed,
+        cost_prediction, updated_at, and with another trigger `next_due`. How far it is (status, edge, spent, caught_up,
+        starts_at, costs, links) stays as it is stored. Returns it as it now is; None when it has ended."""
         ...
 
     async def complete_job(self, job_id: int, at: int) -> Job | None:
-        """An active, spent job without an open task ends: as `failed` when it was to run once and its task did not succeed,
-        else as `completed`; a linked one then begins. Returns it when that happened now."""
+        """An active or paused, spent job without an open task ends: as `failed` when it was to run once and its task did not
+        succeed, else as `completed`; a linked one then begins. Returns it when that happened now."""
         ...
 
     async def expire_jobs(self, shard: int, at: int, limit: int) -> Sequence[int]:
         """Jobs of the shard whose life is over at `at` (waiting and paused ones too) are spent, and completed if nothing is
-        open. Returns their ids, at most `limit`."""
+        open; so are spent ones that a crash left without an open task. Returns their ids, at most `limit`.
+
+        Not those whose past may still fire: an active time job with a `next_due`, an active event job that has begun. Their
+        scheduler spends them (`Firing(job_id, None, spent=True)`) when it has been through their life.
+        """
+        ...
+
+    async def job_counts(self) -> dict[JobStatus, int]:
+        """Number of jobs by status."""
         ...
 
     async def linked_to(self, job_id: int) -> Job | None:
@@ -101,8 +110,9 @@ class Store(Protocol):
         """Each firing's task and what becomes of its job, together.
 
         FENCED where `fences` does not hold the newest token of the job's shard, INACTIVE where the job fires no more or not
-        yet: both change nothing. KNOWN where an edge has another number than expected (nothing changes) or the task exists:
-        it stays as it is, and the job's row still moves on.
+        yet, or has been changed since the `revision` that the firing was made for: both change nothing. KNOWN where an edge
+        has another number than expected (nothing changes) or the task exists: it stays as it is, and the job's row still
+        moves on. NEW for everything else, with a task or without.
         """
         ...
 
@@ -146,9 +156,7 @@ class Store(Protocol):
         """The attempt is acknowledged, the task too when the lifecycle allows. None when it is not the open attempt."""
         ...
 
-    async def end_attempt(
-        self, task_id: int, number: int, code: str, detail: str, at_ms: int, *, fault: bool = False
-    ) -> bool:
+    async def end_attempt(self, task_id: int, number: int, code: str, detail: str, at_ms: int, *, fault: bool = False) -> bool:
         """Gives an attempt up, by its performer's `fault` or not. False when it had ended before."""
         ...
 
@@ -198,7 +206,7 @@ class Store(Protocol):
     # shards
 
     async def claim_shard(self, shard: int, token: int, at: int) -> bool:
-        """From now on only `token` writes for the shard. False when a newer token has claimed it."""
+        """From now on only `token` fires for the shard. False when a newer token has claimed it. Leaves `watched_at` as it is."""
         ...
 
     async def touch_shards(self, shards: Sequence[int], at: int) -> None:
@@ -209,10 +217,12 @@ class Store(Protocol):
 
     # gaps and alerts
 
-    async def add_gap(self, gap: Gap) -> None: ...
+    async def add_gap(self, gap: Gap) -> None:
+        """Told again with the same beginning, it ends where the later one ends. Gaps are kept for 30 days, at most 10,000."""
+        ...
 
     async def gaps(self, scopes: Sequence[str], since: int) -> Sequence[Gap]:
-        """Those that ended after `since`, oldest first, at most 100."""
+        """Those that ended after `since`, oldest first; the newest 100."""
         ...
 
     async def open_alert(self, subject: str, text: str, at: int) -> bool:

@@ -42,15 +42,18 @@ class Fired(StrEnum):
 
     NEW = "new"
     KNOWN = "known"
-    """Its task was there, or its edge taken: nothing changed."""
+    """Its task was there, or its edge taken: no task is new."""
     INACTIVE = "inactive"
-    """Its job fires no more (or not yet)."""
+    """Its job fires no more (or not yet), or has been changed since it was planned: then news of it is under way."""
     FENCED = "fenced"
     """Another coordinator holds the job's shard by now: drop the shard."""
 
 
 ACTIVE = frozenset({JobStatus.CREATED, JobStatus.SCHEDULED})
 """Jobs that still fire."""
+
+ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.DELETED})
+"""Jobs of which nothing more comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,8 @@ class Job:
     spent: bool = False
     edge: Edge = Edge()
     caught_up: bool = False
+    revision: int = 0
+    """How often it was paused, resumed, updated or begun: a firing that was made for another one is stale."""
 
     @property
     def planned(self) -> Planned | None:
@@ -160,15 +165,26 @@ class Job:
             edge=self.edge,
             caught_up=self.caught_up,
             trace_id=self.trace_id,
+            revision=self.revision,
         )
 
     @property
     def expires_at(self) -> int:
+        """The last second of its life: it may still fire then."""
         return self.created_at + self.time_frame
 
     @property
     def active(self) -> bool:
         return self.status in ACTIVE
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def waiting(self) -> bool:
+        """For the job before it to complete."""
+        return self.starts_at is None and not self.ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +205,7 @@ class Planned:
     edge: Edge
     caught_up: bool
     trace_id: str
+    revision: int = 0
 
     @property
     def expires_at(self) -> int:
@@ -273,7 +290,8 @@ class EdgeStep:
 class Firing:
     """A job's step: the task it makes, if any, and what the job's row becomes. Written together or not at all.
 
-    `next_due` is a time job's, `edge` a condition job's; `spent` says that the job fires no more.
+    `next_due` is a time job's, `edge` a condition job's; `spent` says that the job fires no more. With a `revision` it is
+    written only while the job is as it was planned.
     """
 
     job_id: int
@@ -281,6 +299,7 @@ class Firing:
     next_due: int | None = None
     edge: EdgeStep | None = None
     spent: bool = False
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

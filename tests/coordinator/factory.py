@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from consensus import codec
+from consensus import codec, events
 from consensus.codec import Domain
+from consensus.conditions import Comparison, StaticSource
 from consensus.messages import JobSpec, Uint256
-from consensus.triggers import Interval
-from coordinator.store.records import ApiKey, Attempt, Job, Target, Task
+from consensus.triggers import EdgeSeen, Interval, LogSeen, Moments, OnCondition, OnEvent, Trigger
+from coordinator.store.port import Fences, Store
+from coordinator.store.records import SHARDS, ApiKey, Attempt, Edge, EdgeStep, Firing, Job, Target, Task
 from node.arguments import encode_call
 
 CHAIN = 31337
@@ -21,13 +23,38 @@ TARGET = bytes(19) + b"\x0a"
 DOMAIN = Domain(CHAIN, bytes(19) + b"\x11", bytes(19) + b"\x12", bytes(19) + b"\x13")
 
 
+ON_EVENT = OnEvent(CHAIN, bytes(19) + b"\x0b", "Ping(address indexed from,uint256 value)")
+ON_CONDITION = OnCondition(Comparison(StaticSource("7"), "greater_than", "5"))
+FENCES: Fences = dict.fromkeys(range(SHARDS), 1)
+"""What `claim_all` claims: pass it to `fire`."""
+
+
+async def claim_all(store: Store) -> Fences:
+    """Every shard, by the token 1."""
+    for shard, token in FENCES.items():
+        await store.claim_shard(shard, token, START)
+    return FENCES
+
+
+def first_due(trigger: Trigger, created_at: int) -> int | None:
+    """Of a schedule whose first second is plain to see."""
+    match trigger:
+        case Interval():
+            return created_at + trigger.interval
+        case Moments():
+            return trigger.seconds[0]
+    return None
+
+
 def make_job(job_id: int = 7, **changes: Any) -> Job:
+    """Posted at `START`, every ten seconds for a hundred; another trigger brings its own definition and no `next_due`."""
     created_at, time_frame = changes.get("created_at", START), changes.get("time_frame", 100)
-    trigger = changes.get("trigger", Interval(10))
+    trigger: Trigger = changes.get("trigger", Interval(10))
+    definition = {OnEvent: 3, OnCondition: 5}.get(type(trigger), 1)
     spec = JobSpec(
         job_id=Uint256(job_id),
         chain_id=CHAIN,
-        definition=1,
+        definition=changes.get("definition", definition),
         owner=changes.get("owner", OWNER),
         created_at=created_at,
         time_frame=time_frame,
@@ -42,7 +69,7 @@ def make_job(job_id: int = 7, **changes: Any) -> Job:
         owner=OWNER,
         key_owner=KEY_OWNER,
         title="a job",
-        definition=1,
+        definition=definition,
         trigger=trigger,
         target=Target(
             chain_id=CHAIN,
@@ -60,7 +87,7 @@ def make_job(job_id: int = 7, **changes: Any) -> Job:
         spec=spec.encode(),
         created_at=created_at,
         time_frame=time_frame,
-        next_due=created_at + trigger.interval,
+        next_due=first_due(trigger, created_at),
         posted_at=START,
         updated_at=START,
         created_chain_id=CHAIN,
@@ -78,10 +105,28 @@ def make_task(job: Job, second: int, **changes: Any) -> Task:
         definition=job.definition,
         created_at_ms=second * 1000,
         trace_id=job.trace_id,
+        scheduled_at=second,
+        priority=job.priority,
         arguments="[5]",
         stages={"created": second * 1000},
     )
     return replace(task, **changes)
+
+
+def make_event_task(job: Job, position: int = 0, **changes: Any) -> Task:
+    """Of the log at `position` of the transaction 0x0707..07."""
+    assert isinstance(job.trigger, OnEvent)
+    seen = LogSeen(b"\x07" * 32, position)
+    trigger_id = events.firing_id(job.trigger.chain_id, seen.transaction, seen.position)
+    facts = {"id": codec.task_id(job.id, trigger_id), "trigger_id": trigger_id, "observation": seen}
+    return replace(make_task(job, START + 10), **facts | changes)
+
+
+def make_edge_firing(job: Job, number: int, *, spent: bool = False) -> Firing:
+    """The condition's next edge, number `number` (from 1)."""
+    facts = {"id": codec.task_id(job.id, number), "trigger_id": number, "observation": EdgeSeen(START + 10, ("7",))}
+    task = replace(make_task(job, START + 10), **facts)
+    return Firing(job.id, task, edge=EdgeStep(number - 1, Edge(number, armed=False)), spent=spent)
 
 
 def make_attempt(task: Task, number: int = 1, **changes: Any) -> Attempt:
@@ -90,8 +135,8 @@ def make_attempt(task: Task, number: int = 1, **changes: Any) -> Attempt:
         number=number,
         performer=bytes(19) + b"\x21",
         peer_id="12D3Koo",
-        not_before=task.trigger_id,
-        deadline=task.trigger_id + 60,
+        not_before=task.scheduled_at,
+        deadline=task.scheduled_at + 60,
         message=b"bytes for the mesh",
         created_ms=task.created_at_ms,
     )
