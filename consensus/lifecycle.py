@@ -26,9 +26,11 @@ class TaskState(StrEnum):
 
 S = TaskState
 
-# A state may be skipped forwards, since each is learnt from another source and any of them can be missed; it is
-# never left backwards, but for `dispatched`: a further attempt on another keeper. What the chain says overrules a
-# `failed` that was only the coordinator's opinion (no word from anybody until the last deadline).
+# A state may be skipped forwards, since each is learnt from another source and any of them can be missed. Three ways lead
+# back, each to a state that nothing else leads to from there, so that no writer who is behind takes one by mistake:
+# a further attempt on another keeper (`dispatched`); an execution that a reorganisation took back (`executed` to
+# `executing`); and a task that failed with its log, when the log is on the chain again (`failed` to `created`). What the
+# chain says overrules a `failed` that was only the coordinator's opinion; the coordinator has none of what has executed.
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     S.CREATED: frozenset(
         {S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING, S.EXECUTED, S.ATTESTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.EXPIRED}
@@ -40,17 +42,19 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
         {S.DISPATCHED, S.EXECUTING, S.EXECUTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.NOT_EXECUTED, S.EXPIRED}
     ),
     S.EXECUTING: frozenset({S.DISPATCHED, S.EXECUTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.NOT_EXECUTED, S.EXPIRED}),
-    S.EXECUTED: frozenset({S.ATTESTED, S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.FAILED}),
-    S.ATTESTED: frozenset({S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.FAILED}),
+    S.EXECUTED: frozenset({S.ATTESTED, S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.EXECUTING}),
+    S.ATTESTED: frozenset({S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.EXECUTING}),
     S.CERTIFIED: frozenset({S.COMPLETED, S.FAILED}),
     S.COMPLETED: frozenset(),
-    S.FAILED: frozenset({S.EXECUTED, S.CERTIFIED, S.REJECTED}),
+    S.FAILED: frozenset({S.CREATED, S.EXECUTED, S.CERTIFIED, S.REJECTED}),
     S.REJECTED: frozenset(),
     S.NOT_EXECUTED: frozenset(),
     S.NOT_ATTESTED: frozenset({S.CERTIFIED, S.REJECTED}),
     S.EXPIRED: frozenset({S.EXECUTED}),
 }
 
+UNEXECUTED = frozenset({S.CREATED, S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING})
+"""States in which a task still needs a keeper."""
 FINAL = frozenset({S.COMPLETED, S.FAILED, S.REJECTED, S.NOT_EXECUTED, S.NOT_ATTESTED, S.EXPIRED})
 
 
@@ -103,7 +107,7 @@ REASONS: dict[str, Reason] = {
         Reason("MALFORMED_CALL", "a transaction's input is no call of the hub"),
         Reason("INSUFFICIENT_FUNDS", "the keeper's account cannot pay for the transaction", transient=True),
         Reason("INSUFFICIENT_BALANCE", "the job owner's deposit does not cover the fee"),
-        Reason("JOB_INACTIVE", "the job was deleted or has expired"),
+        Reason("JOB_INACTIVE", "the job was deleted or paused, or has expired"),
         Reason("NOT_DUE", "the trigger had not fired at the time the task names"),
         Reason("WRONG_CALL", "the call is not the one the job means"),
         Reason("WRONG_TARGET", "the call's target is not the job's"),
@@ -116,3 +120,22 @@ REASONS: dict[str, Reason] = {
         Reason("INTERNAL", "a defect of this software; the log has the details", transient=True),
     )
 }
+
+PERFORMER_FAULTS = frozenset(
+    {
+        "NO_ACKNOWLEDGEMENT",
+        "NO_EXECUTION",
+        "DEADLINE_PASSED",
+        "RPC_UNREACHABLE",
+        "RPC_ERROR",
+        "TRANSACTION_REFUSED",
+        "NONCE_TAKEN",
+        "NONCE_CONTENDED",
+        "DATABASE_BUSY",
+        "DATABASE_IO",
+        "DISK_FULL",
+        "INSUFFICIENT_FUNDS",
+        "INTERNAL",
+    }
+)
+"""Causes of an attempt's end that lie with the keeper that had it, and count against it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,12 +11,15 @@ import trio
 from consensus.committee import MAX_ROUNDS
 from consensus.errors import Transient
 from consensus.lifecycle import REASONS, TaskState
+from coordinator.news import Teller
 from coordinator.signals import Signals
 from coordinator.store.port import Store
 from coordinator.store.records import Task, TaskChange
 from node.infra.chain import (
     Chain,
     ChainEvent,
+    EventFeed,
+    ExecutionRecord,
     ExecutionStatus,
     Head,
     JobDeleted,
@@ -41,8 +43,13 @@ _AWAITING = (S.EXECUTED, S.ATTESTED)
 _RETRY_S = 1.0
 
 
-def change_of(event: ChainEvent, executed_at: int | None, now_ms: int) -> TaskChange | None:
-    """What an event means for its task; None when it is not about one. `executed_at` is the time of the event's block."""
+def change_of(
+    event: ChainEvent, executed_at: int | None, now_ms: int, operators: Mapping[int, bytes], record: ExecutionRecord | None = None
+) -> TaskChange | None:
+    """What an event means for its task; None when it is not about one.
+
+    `executed_at` is the time of the event's block, `operators` are addresses by id, `record` the hub's of a certified task.
+    """
     match event:
         case TaskExecuted():
             return TaskChange(
@@ -71,10 +78,30 @@ def change_of(event: ChainEvent, executed_at: int | None, now_ms: int) -> TaskCh
                 attester_ids=event.attester_ids,
                 proof=event.root,
                 submission_tx=event.place.tx_hash,
+                attesters=tuple(operators[i] for i in event.attester_ids if i in operators),
+                rewards=rewards_of(event, record, operators) if record is not None and event.accepted else {},
             )
         case TaskExpired():
             return not_attested(event.task_id, now_ms)
     return None
+
+
+def rewards_of(event: TaskValidated, record: ExecutionRecord, operators: Mapping[int, bytes]) -> dict[bytes, int]:
+    """Wei that a certificate earned each operator, by the hub's rules (`Hub._owed`): the submitter its share, each attester
+    one unit, the performer what is left of the fee."""
+    shares = [(event.submitter_id, record.validation_share), *((i, record.attester_share) for i in event.attester_ids)]
+    shares.append((event.performer_id, record.fee - sum(wei for _, wei in shares)))
+    rewards: dict[bytes, int] = {}
+    for operator_id, wei in shares:
+        if operator_id in operators and wei > 0:
+            address = operators[operator_id]
+            rewards[address] = rewards.get(address, 0) + wei
+    return rewards
+
+
+def taken_back(task_id: int, now_ms: int) -> TaskChange:
+    """A reorganisation took the execution back: its keeper is at it again, and after it another."""
+    return TaskChange(task_id, (S.EXECUTING,), stages={"reorganised": now_ms})
 
 
 def not_attested(task_id: int, now_ms: int) -> TaskChange:
@@ -84,7 +111,8 @@ def not_attested(task_id: int, now_ms: int) -> TaskChange:
 
 
 class Monitor:
-    """Follows one chain from the store's checkpoint."""
+    """Follows one chain from the store's checkpoint. Several coordinators may follow it: each effect is written once, by
+    whoever is first, and every one of them signals it to its own parts."""
 
     def __init__(
         self,
@@ -92,65 +120,105 @@ class Monitor:
         chain: Chain,
         observer: Observer,
         signals: Signals,
+        teller: Teller,
         clock: Clock,
-        job_deleted: Callable[[int], None],
+        *,
+        ended: Callable[[int], Awaitable[None]],
+        dispatch: Callable[[Sequence[tuple[int, int]]], Awaitable[None]],
     ) -> None:
+        """`ended` is told the job of each task that ended, and jobs deleted on chain (`coordinator.endings`); `dispatch` tasks
+        (id, priority) that need a keeper again."""
         self._store = store
         self._chain = chain
         self._observer = observer
         self._signals = signals
+        self._teller = teller
         self._clock = clock
-        self._job_deleted = job_deleted
+        self._ended = ended
+        self._dispatch = dispatch
+        self._operators: dict[int, bytes] = {}
         self._awaiting: dict[int, int] = {}
+        self._lost: set[int] = set()
         self.head: Head | None = None
         """Last head whose events are in the store."""
+
+    @property
+    def chain_id(self) -> int:
+        return self._chain.domain.chain_id
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follows until cancelled; ready when the registry has been read. Raises `Transient` only before that."""
         await self._observer.refresh()
-        chain_id = self._chain.domain.chain_id
-        checkpoint = await self._store.checkpoint(chain_id)
+        await self._read_operators()
+        name = f"hub:{self.chain_id}"
+        checkpoint = await self._store.checkpoint(name)
         if checkpoint is None:
             head = await self._chain.head()
             checkpoint = max(0, head.number - self._chain.confirmations)
-            await self._store.record(chain_id, checkpoint, [], [], int(self._clock.now()))
+            await self._store.save_checkpoints({name: checkpoint})
         self._awaiting = {
             t.id: t.executed_at or t.created_at_ms // 1000
             for t in await self._store.open_tasks()
-            if t.state in _AWAITING and t.chain_id == chain_id
+            if t.state in _AWAITING and t.chain_id == self.chain_id
         }
         task_status.started()
         # What a reorganisation changed while nobody looked is told again: known effects change nothing.
         async with trio.open_nursery() as nursery, self._chain.follow(max(1, checkpoint + 1 - REWIND_BLOCKS)) as feed:
             nursery.start_soon(self._watch_rounds)
-            stale = False
-            read: tuple[Head, Sequence[ChainEvent]] | None = None  # not in the store yet: the feed tells nothing twice
-            while True:
-                try:
-                    if read is None:
-                        read = await feed.next()
-                        stale = stale or any(isinstance(e, RegistryChanged) for e in read[1])
-                    await self._record(*read)
-                    read = None
-                    if stale:
-                        await self._observer.refresh()
-                        stale = False
-                        self._signals.notify(("keepers", chain_id))
-                except Transient as error:
-                    log.warning("chain_or_store_unavailable", code=error.code, detail=error.detail, chain=chain_id)
-                    await trio.sleep(_RETRY_S)
+            await self._look_back()
+            await self._follow(feed)
+
+    async def _follow(self, feed: EventFeed) -> None:
+        stale, gone = False, False
+        read: tuple[Head, Sequence[ChainEvent]] | None = None  # not in the store yet: the feed tells nothing twice
+        while True:
+            try:
+                if read is None:
+                    read = await feed.next()
+                    stale = stale or any(isinstance(e, RegistryChanged) for e in read[1])
+                    gone = gone or feed.rewound is not None
+                if stale:
+                    await self._read_operators()  # before what they are named in
+                await self._record(*read)
+                read = None
+                if stale:
+                    await self._observer.refresh()
+                    stale = False
+                    self._signals.notify(("keepers", self.chain_id))
+                if gone:
+                    await self._look_back()
+                    gone = False
+            except Transient as error:
+                log.warning("chain_or_store_unavailable", code=error.code, detail=error.detail, chain=self.chain_id)
+                await trio.sleep(_RETRY_S)
+
+    async def _read_operators(self) -> None:
+        """Addresses by id, of keepers that have left too: they may have attested before."""
+        self._operators = {keeper.id: keeper.address for keeper in await self._chain.keepers()}
 
     async def _record(self, head: Head, events: Sequence[ChainEvent]) -> None:
         times = await self._block_times(head, events)
         now_ms = self._clock.now_ns() // 1_000_000
-        changes = [c for e in events if (c := change_of(e, times.get(e.place.block_number), now_ms)) is not None]
+        changes = []
+        for event in events:
+            record = None
+            if isinstance(event, TaskValidated) and event.accepted:
+                record = await self._chain.execution(event.task_id)
+            change = change_of(event, times.get(event.place.block_number), now_ms, self._operators, record)
+            if change is not None:
+                changes.append(change)
         deleted = [e.job_id for e in events if isinstance(e, JobDeleted)]
-        changed = await self._store.record(self._chain.domain.chain_id, head.number, changes, deleted, int(self._clock.now()))
+        changed = await self._store.record(self.chain_id, head.number, changes, deleted, int(self._clock.now()))
         self.head = self._observer.head = head
-        for job_id in deleted:
-            self._job_deleted(job_id)
         for task in changed:
             self._tell(task)
+        for change in changes:  # another coordinator may have been first: our own parts wait for this news all the same
+            self._signals.notify(change.task_id)
+            self._note(change)
+        jobs = {c.task_id: None for c in changes if c.path != (S.EXECUTED,)}
+        settled = [task.job_id for task_id in jobs if (task := await self._store.task(task_id)) is not None]
+        for job_id in dict.fromkeys([*settled, *deleted]):
+            await self._ended(job_id)
 
     async def _block_times(self, head: Head, events: Sequence[ChainEvent]) -> dict[int, int]:
         times = {head.number: head.timestamp}
@@ -160,24 +228,70 @@ class Monitor:
                 times[number] = block.timestamp
         return times
 
-    def _tell(self, task: Task) -> None:
-        if task.state in _AWAITING:
-            self._awaiting[task.id] = task.executed_at or int(self._clock.now())
+    def _note(self, change: TaskChange) -> None:
+        """Which tasks are awaited, by the events alone."""
+        if change.path == (S.EXECUTED,):
+            self._awaiting.setdefault(change.task_id, change.executed_at or int(self._clock.now()))
         else:
-            self._awaiting.pop(task.id, None)
+            self._awaiting.pop(change.task_id, None)
+        self._lost.discard(change.task_id)
+
+    def _tell(self, task: Task) -> None:
         self._signals.notify(task.id)
-        if task.ended:
-            log.info(
-                "task_ended",
-                task_id=str(task.id),
-                job_id=str(task.job_id),
-                state=task.state.value,
-                reason=task.reason,
-                number=task.number,
-                attempt=task.attempt,
-                trace_id=task.trace_id,
-                stages=dict(task.stages),
-            )
+        if not task.ended:
+            return
+        self._teller.tell("completed" if task.state is S.COMPLETED else "failed", task)
+        log.info(
+            "task_ended",
+            task_id=str(task.id),
+            job_id=str(task.job_id),
+            state=task.state.value,
+            reason=task.reason,
+            number=task.number,
+            attempt=task.attempt,
+            trace_id=task.trace_id,
+            stages=dict(task.stages),
+        )
+
+    # --- what the chain took back, and what it never settled
+
+    async def _look_back(self) -> None:
+        """After a reorganisation: executions that are no longer on the chain are at their keepers again. Raises `Transient`."""
+        for task_id in list(self._awaiting):
+            if await self._chain.execution(task_id) is None:
+                await self._take_back(task_id)
+
+    async def _take_back(self, task_id: int) -> None:
+        self._awaiting.pop(task_id, None)
+        task = await self._store.task(task_id)
+        if task is None or task.state not in _AWAITING:
+            return
+        after = await self._store.change(taken_back(task_id, self._clock.now_ns() // 1_000_000), int(self._clock.now()))
+        if after is not None:
+            log.warning("execution_reorganised", task_id=str(task_id), job_id=str(task.job_id), attempt=task.attempt)
+            self._lost.add(task_id)
+            await self._dispatch([(task_id, task.priority)])
+
+    async def _find_again(self, task_id: int) -> None:
+        """What one RPC said was gone, and another had delivered all along: no event will say so again."""
+        record = await self._chain.execution(task_id)
+        if record is None or self.head is None or record.block_number > self.head.number:
+            return
+        now = int(self._clock.now())
+        change = TaskChange(
+            task_id,
+            (S.EXECUTED,),
+            number=record.number,
+            cost=record.fee,
+            executed_at=record.timestamp,
+            performer=record.performer,
+            performer_id=record.performer_id,
+            successful=record.success,
+        )
+        if await self._store.change(change, now) is not None:
+            self._signals.notify(task_id)
+            self._awaiting[task_id] = record.timestamp
+        self._lost.discard(task_id)
 
     async def _watch_rounds(self) -> None:
         """Calls a task not attested when its rounds are over and nobody has told the contract so."""
@@ -185,20 +299,24 @@ class Monitor:
         while True:
             await trio.sleep(self._chain.round_seconds)
             now = max(self._clock.now() - self._chain.round_seconds, self.head.timestamp if self.head else 0)
-            for task_id in [t for t, executed_at in self._awaiting.items() if executed_at + span < now]:
-                try:
+            overdue = [t for t, executed_at in self._awaiting.items() if executed_at + span < now]
+            try:
+                for task_id in overdue:
                     await self._give_up(task_id)
-                except Transient as error:
-                    log.warning("chain_or_store_unavailable", code=error.code, detail=error.detail)
+                for task_id in list(self._lost):
+                    await self._find_again(task_id)
+            except Transient as error:
+                log.warning("chain_or_store_unavailable", code=error.code, detail=error.detail)
 
     async def _give_up(self, task_id: int) -> None:
         record = await self._chain.execution(task_id)
-        if record is not None and record.status in (ExecutionStatus.CERTIFIED, ExecutionStatus.REJECTED):
-            return  # its event is on the way
-        step = not_attested(task_id, self._clock.now_ns() // 1_000_000)
         if record is None:
-            step = replace(step, reason="REORGANISED", detail=REASONS["REORGANISED"].text)
-        task = await self._store.change(step, int(self._clock.now()))
+            await self._take_back(task_id)
+            return
+        if record.status in (ExecutionStatus.CERTIFIED, ExecutionStatus.REJECTED):
+            return  # its event is on the way
+        task = await self._store.change(not_attested(task_id, self._clock.now_ns() // 1_000_000), int(self._clock.now()))
         self._awaiting.pop(task_id, None)
         if task is not None:
             self._tell(task)
+            await self._ended(task.job_id)
