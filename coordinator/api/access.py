@@ -84,11 +84,15 @@ class Access:
             raise RefusedError(403, "API_KEY_UNKNOWN", "the API key is unknown or inactive", remedy="ask for a new one")
         return key
 
+    def may_read(self, job: Job) -> bool:
+        """Whether the request's key sees the job."""
+        key: ApiKey = g.key
+        return job.key_owner == key.owner or key.role == Role.ADMIN
+
     async def own_job(self, job_id: str, *, reading: bool) -> Job:
         """The job, if a key of the same owner posted it; an administrator reads all. A 404 tells nothing of others'."""
         job = await self._store.job(uint256(job_id, "job_id"))
-        key: ApiKey = g.key
-        if job is None or (job.key_owner != key.owner and not (reading and key.role == Role.ADMIN)):
+        if job is None or not (self.may_read(job) if reading else job.key_owner == g.key.owner):
             raise RefusedError(404, "JOB_NOT_FOUND", "no such job of this API key")
         return job
 
@@ -96,8 +100,7 @@ class Access:
         """The task with its job, by the rule of `own_job`."""
         task = await self._store.task(uint256(task_id, "task_id"))
         job = await self._store.job(task.job_id) if task else None
-        key: ApiKey = g.key
-        if task is None or job is None or (job.key_owner != key.owner and key.role != Role.ADMIN):
+        if task is None or job is None or not self.may_read(job):
             raise RefusedError(404, "TASK_NOT_FOUND", "no such task of this API key")
         return task, job
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from eth_utils.address import to_checksum_address
 
-from consensus import schedules
+from consensus import conditions, schedules
 from consensus.messages import JobSpec
+from consensus.triggers import Cron, EdgeSeen, Interval, LogSeen, Moments, Observation, OnCondition, OnEvent
+from coordinator import points
+from coordinator.definitions.shown import target_fields, trigger_fields
 from coordinator.jobs import Taken
-from coordinator.store.records import ACTIVE, Job, JobStatus, Task, User
-from node.arguments import parse_json
+from coordinator.store.records import ACTIVE, Gap, Job, JobStatus, Task, User, shard_of
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999: a job may be registered for longer
 _STATUS_TEXT = {
@@ -37,15 +39,20 @@ def hex_of(data: bytes | None) -> str:
     return "" if data is None else "0x" + data.hex()
 
 
+def status_text(job: Job) -> str:
+    """FIELD's words for where a job is; one that waits for the job before it is `in-queue`."""
+    return "in-queue" if job.waiting and job.status in ACTIVE else _STATUS_TEXT[job.status]
+
+
 def created(taken: Taken) -> dict[str, Any]:
     """The answer to `POST /api/jobs`."""
     return {
         "user_id": taken.user.id,
         "account_balance": str(taken.balance),
         "token_balance": str(taken.balance),
-        "job_ids": [str(taken.job.id)],
-        "task_definition_ids": [taken.job.definition],
-        "time_frames": [taken.job.time_frame],
+        "job_ids": [str(job.id) for job in taken.jobs],
+        "task_definition_ids": [job.definition for job in taken.jobs],
+        "time_frames": [job.time_frame for job in taken.jobs],
     }
 
 
@@ -64,7 +71,9 @@ def job_data(job: Job, user_id: int, task_ids: Sequence[int]) -> dict[str, Any]:
         "custom": job.custom,
         "time_frame": job.time_frame,
         "recurring": job.recurring,
-        "status": _STATUS_TEXT[job.status],
+        "status": status_text(job),
+        "missed_run_policy": job.missed.value,
+        "starts_at": rfc3339(job.starts_at),
         "job_cost_prediction": job.cost_prediction,
         "job_cost_actual": str(job.cost_actual),
         "task_ids": [str(t) for t in task_ids],
@@ -80,31 +89,48 @@ def job_data(job: Job, user_id: int, task_ids: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def time_job_data(job: Job, now: float) -> dict[str, Any]:
-    """FIELD's time_job_data: the trigger and the target."""
-    following = schedules.next_due(job.trigger, int(now), created_at=job.created_at, time_frame=job.time_frame)
-    return {
+def trigger_data(job: Job, now: float, gaps: Sequence[Gap]) -> tuple[str, dict[str, Any]]:
+    """FIELD's time_job_data, event_job_data or condition_job_data, by its name: the trigger and the target.
+
+    `gaps` are the times in which the condition was not looked at.
+    """
+    target = target_fields(job)
+    parts = {
         "job_id": str(job.id),
         "task_definition_id": job.definition,
-        "schedule_type": "interval",
-        "time_interval": job.trigger.interval,
-        "cron_expression": "",
-        "specific_schedule": "",
-        "timezone": job.timezone,
-        "next_execution_timestamp": rfc3339(following) if job.status in ACTIVE else None,
+        **trigger_fields(job.trigger),
+        "recurring": job.recurring,
         "expiration_time": rfc3339(job.expires_at),
         "created_at": rfc3339(job.created_at),
         "updated_at": rfc3339(job.updated_at),
         "is_active": job.status in ACTIVE,
         "is_completed": job.status is JobStatus.COMPLETED,
-        "target_chain_id": str(job.target.chain_id),
-        "target_contract_address": to_checksum_address(job.target.contract),
-        "target_function": job.target.function,
-        "abi": job.target.abi,
-        "arg_type": job.target.arg_type,
-        "arguments": [_argument(a) for a in parse_json(job.target.arguments or "[]", "arguments")],
-        "dynamic_arguments_script_url": job.target.script_url,
+        **target,
+        "arguments": [_argument(a) for a in target["arguments"]],
     }
+    match job.trigger:
+        case Interval() | Cron() | Moments():
+            following = schedules.next_due(job.trigger, int(now), created_at=job.created_at, time_frame=job.time_frame)
+            going = job.status in ACTIVE and not job.waiting
+            due = {"timezone": job.timezone, "next_execution_timestamp": rfc3339(following) if going else None}
+            return "time_job_data", {**parts, **due}
+        case OnEvent():
+            return "event_job_data", parts
+        case OnCondition():
+            unobserved = [{"from": rfc3339(gap.began), "to": rfc3339(gap.ended)} for gap in gaps]
+            return "condition_job_data", {
+                **parts,
+                "times_fired": job.edge.number,
+                "armed": job.edge.armed,
+                "unobserved": unobserved,
+            }
+
+
+def gap_scopes(job: Job) -> Sequence[str]:
+    """The gaps that concern a job: in which its shard, or one of its sources, was not watched. Only conditions have any."""
+    if not isinstance(job.trigger, OnCondition):
+        return ()
+    return [f"shard:{shard_of(job.id)}", *{conditions.gap_scope(leaf.source) for leaf in conditions.leaves(job.trigger.root)}]
 
 
 def _argument(value: object) -> object:
@@ -125,7 +151,8 @@ def task_data(task: Task, job: Job, explorer: str | None) -> dict[str, Any]:
         "job_id": str(task.job_id),
         "task_definition_id": task.definition,
         "created_at": rfc3339(task.created_at_ms / 1000),
-        "scheduled_at": rfc3339(task.trigger_id),
+        "scheduled_at": rfc3339(task.scheduled_at),
+        "observation": _observation(task.observation),
         "task_opx_predicted_cost": str(task.predicted_cost),
         "task_opx_cost": None if task.cost is None else str(task.cost),
         "execution_timestamp": rfc3339(task.executed_at),
@@ -148,6 +175,16 @@ def task_data(task: Task, job: Job, explorer: str | None) -> dict[str, Any]:
     }
 
 
+def _observation(seen: Observation) -> dict[str, Any] | None:
+    """What fired the task, beside its schedule: the log's place, or the values that the condition held for."""
+    match seen:
+        case LogSeen(transaction=transaction, position=position):
+            return {"event_tx_hash": hex_of(transaction), "event_position": position}
+        case EdgeSeen(at=at, values=values):
+            return {"observed_at": rfc3339(at), "values": list(values)}
+    return None
+
+
 def user_data(user: User, job_ids: Sequence[int], balance: int) -> dict[str, Any]:
     """FIELD's user_data. The deposit is the chain's; there is no token beside it."""
     return {
@@ -156,7 +193,7 @@ def user_data(user: User, job_ids: Sequence[int], balance: int) -> dict[str, Any
         "job_ids": [str(j) for j in job_ids],
         "ether_balance": str(balance),
         "token_balance": str(balance),
-        "user_points": user.points,
+        "user_points": points.shown(user.points),
         "total_jobs": user.total_jobs,
         "total_tasks": user.total_tasks,
         "created_at": rfc3339(user.created_at),

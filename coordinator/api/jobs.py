@@ -1,4 +1,4 @@
-"""Fees and jobs: quoting, posting, reading, deleting."""
+"""Fees and jobs: quoting, posting, reading, changing, deleting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from quart import Blueprint, g, request
 from consensus.errors import Invalid
 from coordinator.api import answers
 from coordinator.api.access import Access, Answer, RefusedError, Sources
-from coordinator.api.requests import address, one_job
+from coordinator.api.requests import posted_jobs, updated_job
+from coordinator.definitions.posted import DYNAMIC
+from coordinator.definitions.shown import posted_fields
+from coordinator.definitions.values import address
 from coordinator.store.records import Job
-from node.infra.compute import inline
+from node.infra.compute import Compute, inline
 
 TASK_IDS_SHOWN = 1000  # the newest of a job; paging comes with the list of tasks
 _SMALL_BODY = 16 * 1024  # parsed in about a millisecond; larger ones off the event loop
@@ -19,21 +22,15 @@ _SMALL_BODY = 16 * 1024  # parsed in about a millisecond; larger ones off the ev
 
 def routes(sources: Sources, access: Access) -> Blueprint:
     area = Blueprint("jobs", __name__)
-    store, keyed = sources.store, access.keyed
-
-    async def shown(job: Job) -> dict[str, Any]:
-        user = await store.user(job.owner)
-        ids = await store.task_ids_of_job(job.id, TASK_IDS_SHOWN)
-        return {
-            "job_data": answers.job_data(job, user.id if user else 0, ids),
-            "time_job_data": answers.time_job_data(job, sources.clock.now()),
-        }
+    keyed = access.keyed
+    _reading(area, sources, access)
 
     @area.get("/api/fees")
     @area.get("/api/jobs/fees")
     async def fees() -> Answer:
         asked = request.args
-        if asked.get("task_definition_id", "1") not in tuple("1234567"):
+        kind = asked.get("task_definition_id", "1")
+        if kind not in tuple("1234567"):
             raise Invalid("task_definition_id", "is not 1 to 7", "send the job's type")
         chain_id = asked.get("target_chain_id", "")
         if not chain_id.isascii() or not chain_id.isdecimal() or len(chain_id) > 19:
@@ -44,7 +41,7 @@ def routes(sources: Sources, access: Access) -> Blueprint:
             address(contract, "target_contract_address") if contract else None,
             asked.get("target_function", ""),
             asked.get("abi", ""),
-            asked.get("args", ""),
+            "" if int(kind) in DYNAMIC else asked.get("args", ""),
         )
         return dict.fromkeys(("total_fee", "total_fee_wei", "current_total_fee", "current_total_fee_wei"), str(fee))
 
@@ -52,19 +49,55 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     @keyed
     async def post_job() -> Answer:
         body: bytes = await request.get_data()  # type: ignore[assignment]  # as_text is False
-        posted = await (sources.compute if len(body) > _SMALL_BODY else inline)(one_job, body)
+        posted = await _compute_for(sources, body)(posted_jobs, body)
         return answers.created(await sources.jobs.create(posted, key_owner=g.key.owner, trace_id=g.trace_id))
+
+    @area.put("/api/jobs/update/<job_id>")
+    @keyed
+    async def update_job(job_id: str) -> Answer:
+        job = await access.own_job(job_id, reading=False)
+        body: bytes = await request.get_data()  # type: ignore[assignment]  # as_text is False
+        posted = await _compute_for(sources, body)(updated_job, posted_fields(job), body)
+        return await shown(sources, await sources.jobs.update(job, posted))
+
+    @area.put("/api/jobs/<job_id>/status/<status>")
+    @keyed
+    async def set_status(job_id: str, status: str) -> Answer:
+        job = await access.own_job(job_id, reading=False)
+        match status:
+            case "paused":
+                job = await sources.jobs.pause(job)
+            case "running" | "active":
+                job = await sources.jobs.resume(job)
+            case "deleted":
+                job = await sources.jobs.delete(job)
+            case _:
+                raise Invalid("status", f"{status[:40]!r} is not to be had", "ask for paused, running or deleted")
+        return {"job_id": str(job.id), "status": answers.status_text(job)}
+
+    @area.put("/api/jobs/delete/<job_id>")
+    @area.delete("/api/jobs/delete/<job_id>")
+    @keyed
+    async def delete_job(job_id: str) -> Answer:
+        job = await sources.jobs.delete(await access.own_job(job_id, reading=False))
+        return {"job_id": str(job.id), "status": answers.status_text(job)}
+
+    return area
+
+
+def _reading(area: Blueprint, sources: Sources, access: Access) -> None:
+    keyed = access.keyed
 
     @area.get("/api/jobs/by-apikey")
     @keyed
     async def jobs_by_key() -> Answer:
-        return {"jobs": [await shown(job) for job in await store.jobs(key_owner=g.key.owner)]}
+        return {"jobs": [await shown(sources, job) for job in await sources.store.jobs(key_owner=g.key.owner)]}
 
     @area.get("/api/jobs/user/<user>")
     @keyed
     async def jobs_of_user(user: str) -> Answer:
         owner = address(user, "address")
-        return {"jobs": [await shown(job) for job in await store.jobs(key_owner=g.key.owner, owner=owner)]}
+        return {"jobs": [await shown(sources, job) for job in await sources.store.jobs(key_owner=g.key.owner, owner=owner)]}
 
     @area.get("/api/jobs/user/<user>/<job_id>")
     @keyed
@@ -73,19 +106,25 @@ def routes(sources: Sources, access: Access) -> Blueprint:
         job = await access.own_job(job_id, reading=True)
         if job.owner != owner:
             raise RefusedError(404, "JOB_NOT_FOUND", "no such job of this user")
-        parts = await shown(job)
-        return {**parts["job_data"], "time_job_data": parts["time_job_data"]}
+        parts = await shown(sources, job)
+        return {**parts.pop("job_data"), **parts}
 
     @area.get("/api/jobs/id/<job_id>")
     @keyed
     async def job_by_id(job_id: str) -> Answer:
-        return await shown(await access.own_job(job_id, reading=True))
+        return await shown(sources, await access.own_job(job_id, reading=True))
 
-    @area.put("/api/jobs/delete/<job_id>")
-    @area.delete("/api/jobs/delete/<job_id>")
-    @keyed
-    async def delete_job(job_id: str) -> Answer:
-        job = await sources.jobs.delete(await access.own_job(job_id, reading=False))
-        return {"job_id": str(job.id), "status": job.status.value}
 
-    return area
+def _compute_for(sources: Sources, body: bytes) -> Compute:
+    return sources.compute if len(body) > _SMALL_BODY else inline
+
+
+async def shown(sources: Sources, job: Job) -> dict[str, Any]:
+    """A job as clients read it: job_data, and the data of its trigger's kind."""
+    store = sources.store
+    user = await store.user(job.owner)
+    ids = await store.task_ids_of_job(job.id, TASK_IDS_SHOWN)
+    scopes = answers.gap_scopes(job)
+    gaps = await store.gaps(scopes, job.starts_at or job.created_at) if scopes else ()
+    kind, data = answers.trigger_data(job, sources.clock.now(), gaps)
+    return {"job_data": answers.job_data(job, user.id if user else 0, ids), kind: data}

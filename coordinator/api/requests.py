@@ -1,69 +1,47 @@
-"""What clients may send: checked once, tolerant of exactly what real ones send, with errors that name the field."""
+"""Jobs as clients post and update them: checked once, with errors that name the field."""
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeVar
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from eth_utils.address import is_checksum_address
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from consensus.errors import Invalid
-from coordinator.jobs import Posted
-from node.arguments import dump_json, parse_json
+from consensus.events import MAX_CONFIRMATIONS
+from consensus.triggers import Cron, Interval, Moments, Trigger
+from coordinator.api.fields import (
+    Json,
+    LongText,
+    OptionalText,
+    OptionalWhole,
+    Prediction,
+    Seconds,
+    Text,
+    Whole,
+    json_of,
+    object_of,
+    read,
+)
+from coordinator.definitions import conditions, events, schedules
+from coordinator.definitions.posted import CUSTOM_SCRIPT, DYNAMIC, NO_CONTRACT, Posted, at
+from coordinator.definitions.values import address
+from coordinator.jobs import MAX_LINKED
+from coordinator.store.records import MissedPolicy
+from node.arguments import dump_json
 
-M = TypeVar("M", bound=BaseModel)
+LANGUAGES = ("go", "py", "js", "ts")
 
-_NUMBER = 80  # characters: a uint256 has 78 digits
 _TITLE = 256
 _ABI = 128 * 1024  # the largest contracts' ABIs
 _ARGUMENTS = 60 * 1024  # what a JobSpec has room for
-
-
-def _whole(value: Any) -> Any:
-    """JavaScript sends integers as numbers, `1e+21` among them, and as text."""
-    if isinstance(value, bool):
-        raise ValueError("must be an integer")
-    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value() and value.adjusted() < 80:
-        return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 78:
-        return int(value)
-    return value
-
-
-def _short(value: Any) -> Any:
-    """A prediction is the client's and decides nothing; it is kept as it came, if it is no longer than a number needs."""
-    if value is not None and len(str(value)) > _NUMBER:
-        raise ValueError(f"must have at most {_NUMBER} characters")
-    return value
-
-
-def address(text: str, field: str) -> bytes:
-    """20 bytes of 0x and 40 digits, with a right checksum where the case is mixed. Raises `Invalid` for `field`."""
-    digits = text[2:] if text.startswith("0x") else ""
-    if len(digits) != 40 or not all(d in "0123456789abcdefABCDEF" for d in digits):
-        raise Invalid(field, "is no address", "send 0x and 40 hexadecimal digits")
-    if digits not in (digits.lower(), digits.upper()) and not is_checksum_address(text):
-        raise Invalid(field, "has a wrong checksum", "copy the address again")
-    return bytes.fromhex(digits)
-
-
-def _text(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("must be Unicode text, without half a surrogate pair") from None
-    if "\0" in value:
-        raise ValueError("must not hold a NUL character")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Seconds = Annotated[int, BeforeValidator(_whole), Field(gt=0, lt=2**40)]
-Text = Annotated[str, BeforeValidator(_text)]
-OptionalText = Annotated[Text, BeforeValidator(lambda v: "" if v is None else v), StringConstraints(max_length=1024)]
+_SCRIPT = re.compile(
+    r"(ipfs://|https://[a-z0-9.-]{1,253}(:\d{1,5})?/ipfs/)"
+    r"(Qm[1-9A-HJ-NP-Za-km-z]{44}|b[a-z2-7]{50,110}|z[1-9A-HJ-NP-Za-km-z]{40,100}|f[0-9a-f]{50,160})/?\Z",
+    re.ASCII,
+)
+"""A CID of version 0, or of version 1 in base 32, 58 or 16."""
 
 
 class PostedJob(BaseModel):
@@ -76,110 +54,222 @@ class PostedJob(BaseModel):
     job_title: Annotated[Text, StringConstraints(max_length=_TITLE)]
     task_definition_id: Annotated[Whole, Field(ge=1, le=7)]
     time_frame: Seconds
-    schedule_type: OptionalText = ""
-    time_interval: Whole | None = None
-    cron_expression: OptionalText = ""
-    specific_schedule: OptionalText = ""
     timezone: OptionalText = "UTC"
     created_chain_id: Annotated[Whole, Field(ge=1, lt=2**63)]
+    # what it calls
     target_chain_id: Annotated[Whole, Field(ge=1, lt=2**63)]
-    target_contract_address: str
-    target_function: Annotated[Text, StringConstraints(max_length=4096)]
+    target_contract_address: OptionalText = ""
+    target_function: LongText = ""
     abi: Annotated[Text, BeforeValidator(lambda v: "" if v is None else v), StringConstraints(max_length=_ABI)] = ""
-    arg_type: Annotated[Whole, Field(ge=0, le=2)] = 1
+    arg_type: Annotated[Whole, Field(ge=0, le=2)] = 0
     arguments: list[Any] | None = None
     dynamic_arguments_script_url: OptionalText = ""
     language: OptionalText = ""
-    custom: bool = True
+    # schedules
+    schedule_type: OptionalText = ""
+    time_interval: OptionalWhole = None
+    cron_expression: OptionalText = ""
+    specific_schedule: Json = None
+    # events
+    trigger_chain_id: OptionalWhole = None
+    trigger_contract_address: OptionalText = ""
+    trigger_event: LongText = ""
+    event_filter_para_name: OptionalText = ""
+    event_filter_value: Json = None
+    event_filters: Json = None
+    confirmations: Whole | None = None
+    # conditions
+    condition_type: Json = None
+    upper_limit: Json = None
+    lower_limit: Json = None
+    hysteresis: Json = None
+    value_source_type: Json = None
+    value_source_url: Json = None
+    selected_key_route: Json = None
+    condition: Json = None
+    # how it is run
     recurring: bool = False
-    is_imua: bool = False
-    is_safe: bool = False
-    safe_name: OptionalText = ""
-    safe_address: OptionalText = ""
-    job_cost_prediction: Annotated[int | Decimal | Text | None, BeforeValidator(_short)] = None
+    missed_run_policy: Literal["run_once", "run_all", "skip"] = "run_once"
     priority: Annotated[Whole, Field(ge=1, le=3)] = 3
     security: Annotated[Whole, Field(ge=0, le=4)] = 0
+    custom: bool = True
+    is_imua: bool = False
+    is_safe: bool = False
+    job_cost_prediction: Prediction = None
 
     def posted(self) -> Posted:
-        """The job, if it is of a kind that this version executes. Raises `Invalid`."""
-        _supported(self)
-        arguments = dump_json(self.arguments or [])
+        """The job, if its fields agree with each other. Raises `Invalid`."""
+        if self.is_safe:
+            raise Invalid(
+                "is_safe",
+                "Safe jobs come with a later version",
+                "send is_safe false and a target of your own",
+                code="UNSUPPORTED_JOB",
+            )
+        if self.created_chain_id != self.target_chain_id:
+            raise Invalid("target_chain_id", "differs from created_chain_id", "create the job on the chain it executes on")
+        dynamic = self.task_definition_id in DYNAMIC
+        self._check_script(dynamic)
+        trigger = self._trigger()
+        arguments = "[]" if dynamic else dump_json(self.arguments or [])
         if len(arguments) > _ARGUMENTS:
             raise Invalid("arguments", f"are {len(arguments)} characters of JSON, at most {_ARGUMENTS}", "pass less data")
-        assert self.time_interval is not None  # _supported
         return Posted(
             id=self.job_id,
             owner=address(self.user_address, "user_address"),
             title=self.job_title,
             definition=self.task_definition_id,
             time_frame=self.time_frame,
-            interval=self.time_interval,
+            trigger=trigger,
             chain_id=self.target_chain_id,
             created_chain_id=self.created_chain_id,
-            contract=address(self.target_contract_address, "target_contract_address"),
+            contract=self._contract(),
             function=self.target_function,
             abi=self.abi,
-            arg_type=self.arg_type,
+            arg_type=2 if dynamic else 1,
             arguments=arguments,
             priority=self.priority,
             security=self.security,
+            recurring=self.recurring or isinstance(trigger, Interval | Cron | Moments),
+            missed=MissedPolicy(self.missed_run_policy),
             custom=self.custom,
             timezone=self.timezone,
             is_imua=self.is_imua,
-            is_safe=self.is_safe,
-            safe_name=self.safe_name,
-            safe_address=self.safe_address,
             cost_prediction=str(self.job_cost_prediction if self.job_cost_prediction is not None else 0),
-            language=self.language,
+            script_url=self.dynamic_arguments_script_url if dynamic else "",
+            language=self.language if dynamic else "",
+            confirmed=self.confirmations is not None,
         )
 
+    def _contract(self) -> bytes:
+        if self.task_definition_id == CUSTOM_SCRIPT and self.target_contract_address in ("", "0x" + "0" * 40):
+            return NO_CONTRACT
+        return address(self.target_contract_address, "target_contract_address")
 
-_UNSUPPORTED: Literal["UNSUPPORTED_JOB"] = "UNSUPPORTED_JOB"
+    def _check_script(self, dynamic: bool) -> None:
+        kind, url = self.task_definition_id, self.dynamic_arguments_script_url
+        if not dynamic and url:
+            raise Invalid(
+                "dynamic_arguments_script_url", f"type {kind} takes no script", "leave it out, or post type 2, 4, 6 or 7"
+            )
+        if self.arg_type not in (0, 2 if dynamic else 1):
+            raise Invalid("arg_type", f"is {self.arg_type}", f"send {2 if dynamic else 1} for type {kind}")
+        if not dynamic:
+            return
+        if not _SCRIPT.match(url):
+            shown = f"is missing, type {kind} takes a script" if not url else "names no content of IPFS"
+            raise Invalid("dynamic_arguments_script_url", shown, "send ipfs://CID or https://<gateway>/ipfs/CID")
+        if self.language not in (("", *LANGUAGES) if kind != CUSTOM_SCRIPT else LANGUAGES):
+            raise Invalid("language", f"{self.language[:20]!r} is not known", f"send one of {', '.join(LANGUAGES)}")
 
-
-def _supported(job: PostedJob) -> None:
-    """Refused rather than accepted and ignored: what comes with later versions."""
-    if job.task_definition_id != 1:
-        raise Invalid("task_definition_id", f"{job.task_definition_id} is not offered yet", "post type 1", code=_UNSUPPORTED)
-    if job.schedule_type not in ("", "interval"):
-        raise Invalid(
-            "schedule_type", f"{job.schedule_type!r} is not offered yet", 'use "interval" and time_interval', code=_UNSUPPORTED
+    def _trigger(self) -> Trigger:
+        match self.task_definition_id:
+            case 3 | 4:
+                return self._event()
+            case 5 | 6:
+                return conditions.on_condition({name: getattr(self, name) for name in conditions.FIELDS})
+        trigger = schedules.schedule(
+            self.schedule_type, self.time_interval, self.cron_expression, self.specific_schedule, self.timezone
         )
-    if job.time_interval is None or not 1 <= job.time_interval < 2**40:
-        raise Invalid("time_interval", "is missing or not a positive number of seconds", "send whole seconds, at least 1")
-    if job.time_interval > job.time_frame:
-        raise Invalid("time_interval", "is longer than time_frame: the job would never run", "send a longer time_frame")
-    if job.dynamic_arguments_script_url or job.arg_type == 2:
-        raise Invalid("dynamic_arguments_script_url", "scripts are not offered yet", "send static arguments", code=_UNSUPPORTED)
-    if job.is_safe:
-        raise Invalid("is_safe", "Safe jobs are not offered yet", "send is_safe false", code=_UNSUPPORTED)
-    if job.created_chain_id != job.target_chain_id:
-        raise Invalid("target_chain_id", "differs from created_chain_id", "create the job on the chain it executes on")
+        if isinstance(trigger, Interval) and trigger.interval > self.time_frame:
+            raise Invalid("time_interval", "is longer than time_frame: the job would never run", "send a longer time_frame")
+        return trigger
+
+    def _event(self) -> Trigger:
+        if self.trigger_chain_id is None or not 1 <= self.trigger_chain_id < 2**63:
+            raise Invalid("trigger_chain_id", "is missing or no chain id", "send the chain that the event is on")
+        confirmations = self.confirmations or 0
+        if not 0 <= confirmations <= MAX_CONFIRMATIONS:
+            raise Invalid("confirmations", f"is not 0 to {MAX_CONFIRMATIONS}", "send a number of blocks, or leave it out")
+        return events.on_event(
+            self.trigger_chain_id, self.trigger_contract_address, self.trigger_event, self.abi, self._filters(), confirmations
+        )
+
+    def _filters(self) -> list[tuple[str, Any, str]]:
+        found: list[tuple[str, Any, str]] = []
+        if self.event_filter_para_name:
+            if self.event_filter_value is None:
+                raise Invalid("event_filter_value", "is missing", "send the value that the parameter must have")
+            found.append((self.event_filter_para_name, self.event_filter_value, "event_filter_value"))
+        elif self.event_filter_value not in (None, ""):
+            raise Invalid("event_filter_para_name", "is missing", "name the parameter that must have this value")
+        listed = self.event_filters or []
+        for place, each in enumerate(listed if isinstance(listed, list) else [listed]):
+            if not isinstance(each, dict) or set(each) != {"name", "value"} or not isinstance(each["name"], str):
+                raise Invalid("event_filters", "is no list of filters", 'send [{"name": ..., "value": ...}]')
+            found.append((each["name"], each["value"], f"event_filters[{place}].value"))
+        return found
 
 
-def one_job(body: bytes) -> Posted:
-    """The job in a request body: an array of exactly one. Raises `Invalid`."""
-    try:
-        content = parse_json(body.decode(), "body")
-    except UnicodeDecodeError:
-        raise Invalid("body", "is not UTF-8", "send JSON text", code="INVALID_BODY") from None
-    except Invalid as error:
-        raise Invalid("body", error.problem, error.remedy, code="INVALID_BODY") from None
-    if not isinstance(content, list):
-        raise Invalid("body", "is not an array", "send an array of one job", code="INVALID_BODY")
-    if len(content) != 1:
-        raise Invalid("body", f"has {len(content)} jobs", "send one; linked jobs are not offered yet", code=_UNSUPPORTED)
-    return read(PostedJob, content[0]).posted()
+def posted_jobs(body: bytes) -> list[Posted]:
+    """The jobs of `POST /api/jobs`: an array. Raises `Invalid`; of several jobs, the field says which."""
+    content = json_of(body)
+    if not isinstance(content, list) or not content:
+        raise Invalid("body", "is not an array of jobs", "send an array, of one job mostly", code="INVALID_BODY")
+    if len(content) > MAX_LINKED:
+        raise Invalid("body", f"has {len(content)} jobs", f"link at most {MAX_LINKED}")
+    found = []
+    for place, element in enumerate(content):
+        try:
+            found.append(read(PostedJob, element).posted())
+        except Invalid as error:
+            raise Invalid(at(place, content, error.field), error.problem, error.remedy, code=error.code) from None
+    return found
 
 
-def read(model: type[M], content: object) -> M:
-    """`content` as a `model`. Raises `Invalid` for its first wrong field."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"])) or "body"
-        missing = first["type"] == "missing"
-        raise Invalid(
-            field, "is missing" if missing else first["msg"][:200], "add it" if missing else "correct it", code="INVALID_FIELD"
-        ) from None
+_SCHEDULE = frozenset({"schedule_type", "time_interval", "cron_expression", "specific_schedule"})
+_FILTER = frozenset({"event_filter_para_name", "event_filter_value"})
+_LIMITS = frozenset({"upper_limit", "lower_limit"})
+_COMPARISON = frozenset(conditions.FIELDS) - {"condition"}
+
+
+def updated_job(stored: Mapping[str, Any], body: bytes) -> Posted:
+    """A job with what `PUT /api/jobs/update/{id}` changes; `stored` are its fields as they would be posted. Raises `Invalid`.
+
+    Fields that only make sense together are replaced together: a schedule, an event's filters, a condition's limits.
+    """
+    given = {name: value for name, value in object_of(body).items() if name in PostedJob.model_fields}
+    if not given:
+        raise Invalid("body", "changes nothing", "send at least one field of the job", code="INVALID_BODY")
+    dropped: set[str] = set()
+    if given.keys() & _SCHEDULE:
+        dropped |= _SCHEDULE
+    if "event_filters" in given:
+        dropped |= _FILTER
+    elif given.keys() & _FILTER:
+        dropped.add("event_filters")
+    if given.get("condition") is not None:
+        dropped |= _COMPARISON
+    elif given.keys() & _COMPARISON:
+        dropped.add("condition")
+    if given.keys() & _LIMITS and given.get("condition_type", stored.get("condition_type")) != "between":
+        dropped |= _LIMITS
+    return read(PostedJob, {**{name: value for name, value in stored.items() if name not in dropped}, **given}).posted()
+
+
+class PostedEmail(BaseModel):
+    """Where a user is written to; '' for nowhere."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    user_address: str
+    email_id: Annotated[Text, StringConstraints(max_length=254, strip_whitespace=True)]
+
+    def checked(self) -> tuple[bytes, str]:
+        """Raises `Invalid`."""
+        if self.email_id and not _EMAIL.match(self.email_id):
+            raise Invalid("email_id", "is no e-mail address", "send it like name@example.org, or '' for none")
+        return address(self.user_address, "user_address"), self.email_id
+
+
+_EMAIL = re.compile(
+    r"(?=.{1,64}@)[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]\Z",
+    re.ASCII,
+)
+"""The dot-atom form of RFC 5321, without quoted parts and address literals: nothing in it can begin another header line."""
+
+
+def email(body: bytes) -> tuple[bytes, str]:
+    """User and address of `/api/users/email`. Raises `Invalid`."""
+    return read(PostedEmail, object_of(body)).checked()

@@ -1,4 +1,4 @@
-"""Tasks: one by its id, those of a job."""
+"""Tasks: one by its id, those of a job, the newest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from quart import Blueprint
 
 from coordinator.api import answers
 from coordinator.api.access import Access, Answer, Sources
+from coordinator.store.records import Job
 
 TASKS_SHOWN = 1000  # the newest of a job; paging comes with the list of tasks
+RECENT_LOOKED_AT = 200  # of all; those that the key may see are shown
 ARGUMENTS_SHOWN = 2**20  # characters in one answer: a task's may have 50,000, and each repeats them
 
 
@@ -28,6 +30,19 @@ def routes(sources: Sources, access: Access) -> Blueprint:
             if room < 0:
                 break
         return shown[::-1]
+
+    @area.get("/api/tasks/recent")
+    @access.keyed
+    async def recent_tasks() -> Answer:
+        jobs: dict[int, Job | None] = {}
+        shown: list[dict[str, Any]] = []
+        for task in await sources.store.recent_tasks(RECENT_LOOKED_AT):
+            if task.job_id not in jobs:
+                jobs[task.job_id] = await sources.store.job(task.job_id)
+            job = jobs[task.job_id]
+            if job is not None and access.may_read(job):
+                shown.append(answers.task_data(task, job, sources.explorers.get(task.chain_id)))
+        return shown
 
     @area.get("/api/tasks/id/<task_id>")
     @area.get("/api/tasks/<task_id>")

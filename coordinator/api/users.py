@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from quart import Blueprint, g
+from eth_utils.address import to_checksum_address
+from quart import Blueprint, g, request
 
 from coordinator.api import answers
 from coordinator.api.access import Access, Answer, RefusedError, Sources
-from coordinator.api.requests import address
+from coordinator.api.requests import email
+from coordinator.definitions.values import address
 
 
 def routes(sources: Sources, access: Access) -> Blueprint:
@@ -24,5 +26,18 @@ def routes(sources: Sources, access: Access) -> Blueprint:
         chains = {job.target.chain_id for job in jobs}
         balance = sum([await sources.jobs.chain(c, "chain").balance(owner) for c in sorted(chains)])
         return answers.user_data(known, [job.id for job in jobs], balance)
+
+    @area.put("/api/users/email")
+    @area.post("/api/users/email")
+    @access.keyed
+    async def set_email() -> Answer:
+        body: bytes = await request.get_data()  # type: ignore[assignment]  # as_text is False
+        owner, written_to = email(body)
+        user = None
+        if await sources.store.jobs(key_owner=g.key.owner, owner=owner):
+            user = await sources.store.set_email(owner, written_to, int(sources.clock.now()))
+        if user is None:
+            raise RefusedError(404, "USER_NOT_FOUND", "no job of this user was posted with this API key")
+        return {"user_address": to_checksum_address(owner), "email_id": user.email}
 
     return area

@@ -122,8 +122,7 @@ def on_event(
     watched, known = address(contract, "trigger_contract_address"), declaration(event, abi)
     for name, value, field in filters:
         _checked(known, [(name, _text(value, field))], field)
-    field = filters[0][2].partition("[")[0] if filters else "event_filters"
-    made = _checked(known, [(name, _text(value, field)) for name, value, field in filters], field)
+    made = _checked(known, [(name, _text(value, field)) for name, value, field in filters], "event_filters")
     try:
         return OnEvent(chain_id, watched, known.text, made, confirmations)
     except ValueError as error:
