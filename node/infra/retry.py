@@ -14,6 +14,14 @@ from consensus.errors import Transient
 T = TypeVar("T")
 
 
+class RetryAfter(Transient):
+    """The server asks to be left alone for `seconds`."""
+
+    def __init__(self, code: str, detail: str, seconds: float) -> None:
+        super().__init__(code, detail)
+        self.seconds = seconds
+
+
 def full_jitter(pause: float) -> float:
     """A pause between half and all of `pause`, so that many who failed together do not come back together."""
     return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
