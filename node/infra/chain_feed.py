@@ -1,15 +1,21 @@
-"""Following one chain's events block by block, over any adapter: back-fill, confirmations, reorganisations, outages."""
+"""Following one chain block by block, over any adapter and whatever is read of it: back-fill, confirmations, reorganisations,
+outages."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from node.infra.chain import ChainEvent, Head
+from node.infra.chain import Head
+
+T = TypeVar("T")
+Read = Callable[[int, Head], Awaitable[Sequence[T]]]
+"""What the blocks from a number up to a head hold. Raises `Transient` when the node does not hold that head."""
 
 REWIND_BLOCKS = 64
 """How far a reorganisation is followed back: two epochs of Ethereum, after which blocks are final."""
-_BATCH_BLOCKS = 5_000  # of a back-fill: what an adapter reads between two answers
+BATCH_BLOCKS = 5_000
+"""Of a back-fill: what is read between two answers."""
 _REMEMBERED = 64  # heads whose hashes are kept to find the common ancestor
 
 
@@ -23,14 +29,13 @@ class FeedSource(Protocol):
 
     async def block(self, number: int) -> Head | None: ...
 
-    async def events(self, from_block: int, to_block: int) -> Sequence[ChainEvent]: ...
 
-
-class ChainFeed:
-    """`EventFeed` over a chain's reads. A failed read raises `Transient` and moves nothing: the next call resumes.
+class ChainFeed(Generic[T]):
+    """What `read` finds in each block, once, in order. A failed read raises `Transient` and moves nothing: the next call resumes.
 
     When the block last delivered is no longer on the chain, the feed goes back to the newest block that it delivered and
     that still stands (at most `REWIND_BLOCKS`), tells `rewound` the first block of the new branch, and delivers it.
+    `batch_blocks` may be changed between two calls.
     """
 
     def __init__(
@@ -38,9 +43,12 @@ class ChainFeed:
         source: FeedSource,
         from_block: int,
         wait: Callable[[], Awaitable[None]],
+        read: Read[T],
         rewound: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self.batch_blocks = BATCH_BLOCKS
         self._source = source
+        self._read = read
         self._first = from_block
         self._next = from_block
         self._wait = wait
@@ -50,19 +58,19 @@ class ChainFeed:
         self.rewound: int | None = None
         """As `EventFeed.rewound`."""
 
-    async def next(self) -> tuple[Head, Sequence[ChainEvent]]:
-        """The confirmed head, once it moved, and the events since the last call."""
+    async def next(self) -> tuple[Head, Sequence[T]]:
+        """The confirmed head, once it moved, and what the blocks since the last call hold."""
         while True:
             head = await self._confirmed()
             if head is not None and await self._rewind(head):
-                if head.number >= self._next + _BATCH_BLOCKS:
-                    head = await self._source.block(self._next + _BATCH_BLOCKS - 1)
+                if head.number >= self._next + self.batch_blocks:
+                    head = await self._source.block(self._next + self.batch_blocks - 1)
                 if head is not None and head.number >= self._next:
-                    events = await self._source.events(self._next, head.number)
+                    found = await self._read(self._next, head)
                     self._next = head.number + 1
                     self._seen = [*self._seen[-_REMEMBERED + 1 :], head]
                     self.rewound, self._taken_back = self._taken_back, None
-                    return head, events
+                    return head, found
             await self._wait()
 
     async def _confirmed(self) -> Head | None:

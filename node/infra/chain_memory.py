@@ -22,18 +22,21 @@ from node.infra.chain import (
     ExecutionRecord,
     ExecutionStatus,
     Head,
+    Heads,
     Job,
     Keeper,
+    Log,
     Mined,
     Prepared,
+    Receipt,
     Transaction,
 )
 from node.infra.chain_feed import ChainFeed
-from node.infra.chain_memory_ledger import Ledger, Sending
-from node.infra.chain_memory_state import Policy, Reverted, Rule, TargetCall
+from node.infra.chain_memory_ledger import Emitted, Ledger, Sending
+from node.infra.chain_memory_state import Policy, Reverted, Rule, State, TargetCall
 from node.infra.clock import Clock
 
-__all__ = ["Ledger", "MemoryChain", "MemoryWallet", "Policy", "Reverted", "SentTransactions", "TargetCall"]
+__all__ = ["Emitted", "Ledger", "MemoryChain", "MemoryWallet", "Policy", "Reverted", "SentTransactions", "TargetCall"]
 
 
 @dataclass(slots=True)
@@ -150,12 +153,74 @@ class MemoryChain:
             raise Failed("CALL_REVERTS", "the target fails")
         return rules.INNER_GAS
 
+    async def logs(
+        self,
+        contracts: Sequence[bytes],
+        topics: Sequence[bytes],
+        from_block: int,
+        to_block: int,
+        *,
+        tip: bytes | None = None,
+    ) -> Sequence[Log]:
+        await self.reach()
+        if tip is not None and self.ledger.block_hash(to_block) != tip:
+            raise Transient("RPC_ERROR", f"block {to_block} is another one here")
+        addresses, first = frozenset(contracts), frozenset(topics)
+        return [
+            log
+            for block in self.ledger.blocks[max(0, from_block) : to_block + 1]
+            for log in block.logs
+            if (not addresses or log.address in addresses) and (not first or (log.topics and log.topics[0] in first))
+        ]
+
+    async def receipt(self, tx_hash: bytes) -> Receipt | None:
+        await self.reach()
+        number = self.ledger.found.get(tx_hash)
+        if number is None:
+            return None
+        block = self.ledger.blocks[number]
+        success = any(r.success for r in block.results if r.tx_hash == tx_hash)
+        return Receipt(tx_hash, number, block.head.hash, success, tuple(log for log in block.logs if log.tx_hash == tx_hash))
+
+    async def call(self, target: bytes, data: bytes, block: int | None = None) -> bytes:
+        state = await self._state(block)
+        if target in state.failing or (target, data) not in state.views:
+            raise Failed("CALL_REVERTS", "the target has no such view")
+        return state.views[target, data]
+
+    async def native_balance(self, account: bytes, block: int | None = None) -> int:
+        return (await self._state(block)).native.get(account, 0)
+
+    async def _state(self, block: int | None) -> State:
+        await self.reach()
+        state = self.ledger.state_at(block)
+        if state is None:
+            raise Transient("RPC_ERROR", f"the state of block {block} is not known here")
+        return state
+
+    @asynccontextmanager
+    async def heads(self) -> AsyncIterator[Heads]:
+        yield _LedgerHeads(self.ledger)
+
     @asynccontextmanager
     async def follow(self, from_block: int) -> AsyncIterator[EventFeed]:
-        async def moved() -> None:
-            await self.ledger.moved.wait()
+        async def read(first: int, head: Head) -> Sequence[ChainEvent]:
+            return await self.events(first, head.number)
 
-        yield ChainFeed(self, from_block, moved)
+        async with self.heads() as heads:
+            yield ChainFeed(self, from_block, heads.wait, read)
+
+
+class _LedgerHeads:
+    """Each move of the ledger is a beat; what moved since the last return is not missed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._moved = ledger.moved
+
+    async def wait(self) -> None:
+        await self._moved.wait()
+        self._moved = self._ledger.moved
 
 
 @dataclass(frozen=True, slots=True)

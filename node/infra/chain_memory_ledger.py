@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import trio
 
 from consensus.codec import Domain, keccak, word
 from node.infra import chain_memory_rules as rules
-from node.infra.chain import ChainEvent, EventPlace, Head, Job, Keeper, Mined
+from node.infra.chain import ChainEvent, EventPlace, Head, Job, Keeper, Log, Mined
 from node.infra.chain_feed import REWIND_BLOCKS
 from node.infra.chain_memory_state import (
     Context,
@@ -28,15 +29,24 @@ _ADMINISTRATOR = address_from("administrator")
 _GAS_USED = 200_000  # of every transaction: nobody decides by it here
 
 
+class Emitted(NamedTuple):
+    """A log of a contract that is none of ours, as its transaction leaves it."""
+
+    contract: bytes
+    topics: tuple[bytes, ...]
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A transaction as submitted; `rule` is what the contract does with it."""
+    """A transaction as submitted; `rule` is what the contract does with it, `logs` are left when it succeeds."""
 
     hash: bytes
     sender: bytes
     to: bytes
     input: bytes
     rule: Rule
+    logs: tuple[Emitted, ...] = ()
 
 
 @dataclass(slots=True)
@@ -47,6 +57,7 @@ class Block:
     sendings: list[Sending] = field(default_factory=list)
     results: list[Mined] = field(default_factory=list)
     events: list[ChainEvent] = field(default_factory=list)
+    logs: list[Log] = field(default_factory=list)
 
 
 class Ledger:
@@ -89,9 +100,13 @@ class Ledger:
         found = self.block(number)
         return found.head.hash if found else None
 
-    def sending(self, sender: bytes, to: bytes, data: bytes, rule: Rule) -> Sending:
+    def sending(self, sender: bytes, to: bytes, data: bytes, rule: Rule, logs: tuple[Emitted, ...] = ()) -> Sending:
         self._nonce += 1
-        return Sending(keccak(sender + word(self._nonce) + to + data), sender, to, data, rule)
+        return Sending(keccak(sender + word(self._nonce) + to + data), sender, to, data, rule, logs)
+
+    def state_at(self, number: int | None) -> State | None:
+        """The contracts' storage after a block; None before what is kept, or ahead."""
+        return self.state if number is None else self._snapshots.get(number)
 
     def submit(self, sending: Sending) -> None:
         """Takes a transaction; one that is known already is not taken twice."""
@@ -116,9 +131,10 @@ class Ledger:
             await self.clock.sleep_until(tick)
             self.mine()
 
-    def reorg(self, depth: int, *, keep: bool = True) -> None:
+    def reorg(self, depth: int, *, keep: bool = True) -> list[Sending]:
         """Replaces the last `depth` blocks by as many others and one more. `keep`: their transactions come again, in
-        blocks of the same height; otherwise they are lost, as if other transactions had taken their nonces."""
+        blocks of the same height; otherwise they are lost, as if other transactions had taken their nonces. Returns the
+        transactions of the replaced blocks, which `submit` takes again."""
         depth = min(depth, len(self.blocks) - 1, REWIND_BLOCKS)
         dropped = self.blocks[len(self.blocks) - depth :]
         del self.blocks[len(self.blocks) - depth :]
@@ -130,6 +146,7 @@ class Ledger:
         for block in dropped:
             self._append(block.sendings if keep else [], block.head.timestamp)
         self.mine()
+        return [sending for block in dropped for sending in block.sendings]
 
     def _append(self, sendings: list[Sending], timestamp: int | None = None) -> None:
         parent = self.head
@@ -166,6 +183,9 @@ class Ledger:
             reason = ""
         except Reverted as refusal:
             reason = str(refusal)
+        else:
+            place_in_block = (block.head.number, block.head.hash, sending.hash)
+            block.logs += [Log(*place_in_block, position, *emitted) for position, emitted in enumerate(sending.logs)]
         block.sendings.append(sending)
         block.results.append(Mined(sending.hash, block.head.number, not reason, _GAS_USED, reason))
         self.found[sending.hash] = block.head.number
@@ -259,6 +279,34 @@ class Ledger:
 
         def rule(state: State, _: Context) -> list[ChainEvent]:
             state.failing = state.failing | {target} if failing else state.failing - {target}
+            return []
+
+        self.transact(rule)
+
+    def emit(self, contract: bytes, topics: Sequence[bytes], data: bytes = b"") -> bytes:
+        """A transaction that leaves one log, mined as any other: returns its hash."""
+        return self.emit_all([Emitted(contract, tuple(topics), data)])
+
+    def emit_all(self, logs: Sequence[Emitted]) -> bytes:
+        """One transaction that leaves these logs, in this order."""
+        sending = self.sending(_ADMINISTRATOR, logs[0].contract, b"", lambda _state, _context: [], tuple(logs))
+        self.submit(sending)
+        return sending.hash
+
+    def answer(self, target: bytes, data: bytes, returned: bytes) -> None:
+        """What a view of `target` returns to the calldata `data` from now on."""
+
+        def rule(state: State, _: Context) -> list[ChainEvent]:
+            state.views[target, data] = returned
+            return []
+
+        self.transact(rule)
+
+    def set_native_balance(self, account: bytes, wei: int) -> None:
+        """What an account holds of the chain's own coin from now on."""
+
+        def rule(state: State, _: Context) -> list[ChainEvent]:
+            state.native[account] = wei
             return []
 
         self.transact(rule)

@@ -75,6 +75,8 @@ class State:
     ran: frozenset[int] = frozenset()
     failing: frozenset[bytes] = frozenset()
     calls: list[TargetCall] = field(default_factory=list)
+    views: dict[tuple[bytes, bytes], bytes] = field(default_factory=dict)
+    native: dict[bytes, int] = field(default_factory=dict)
 
     def copy(self) -> State:
         return replace(
@@ -86,6 +88,8 @@ class State:
             keepers=dict(self.keepers),
             executed=dict(self.executed),
             calls=list(self.calls),
+            views=dict(self.views),
+            native=dict(self.native),
         )
 
     def epoch_of(self, block_number: int) -> Epoch | None:

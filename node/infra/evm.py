@@ -20,14 +20,19 @@ from node.infra.chain import (
     ExecutionRecord,
     ExecutionStatus,
     Head,
+    Heads,
     Job,
     Keeper,
+    Log,
+    Receipt,
     RegistryChanged,
     Transaction,
 )
 from node.infra.chain_feed import REWIND_BLOCKS, ChainFeed
 from node.infra.evm_epochs import EpochReader, decode_key
 from node.infra.evm_events import DISPATCHER_SET, EventDecoder
+from node.infra.evm_heads import Pulse
+from node.infra.evm_logs import LogReader
 from node.infra.evm_reads import Reader, View, bytes_of, hex_of, int_of
 from node.infra.rpc import Rpc, RpcError
 from node.infra.settings import ChainSettings
@@ -99,8 +104,10 @@ class EvmChain:
         self._contracts = c
         self._confirmations = settings.confirmations
         self._poll_s = settings.poll_interval_ms / 1000
+        self._logs = LogReader(reader)
         self._decoder = EventDecoder(self._domain, c.job_registry)
         self._dispatchers = _Dispatchers(reader, c.hub, c.since_block)
+        self.pulse = Pulse(self._poll_s, settings.ws, settings.id)
         self.reader = reader
         self.tariff = tariff
         self.epochs = EpochReader(reader, c.keeper_registry)
@@ -227,22 +234,64 @@ class EvmChain:
             raise Transient("RPC_ERROR", "a malformed transaction") from None
 
     async def events(self, from_block: int, to_block: int) -> Sequence[ChainEvent]:
-        logs = await self.reader.logs(self._decoder.addresses, self._decoder.topics, from_block, to_block)
+        return await self._events(from_block, to_block, None)
+
+    async def events_until(self, from_block: int, head: Head) -> Sequence[ChainEvent]:
+        """The events of the branch that ends in `head`. Raises `Transient` when the node holds another one."""
+        return await self._events(from_block, head.number, head.hash)
+
+    async def _events(self, from_block: int, to_block: int, tip: bytes | None) -> Sequence[ChainEvent]:
+        logs = await self._logs.raw(self._decoder.addresses, self._decoder.topics, from_block, to_block, tip)
         return [event for event in map(self._decoder.decode, logs) if event is not None]
+
+    async def logs(
+        self,
+        contracts: Sequence[bytes],
+        topics: Sequence[bytes],
+        from_block: int,
+        to_block: int,
+        *,
+        tip: bytes | None = None,
+    ) -> Sequence[Log]:
+        return await self._logs.logs(contracts, topics, from_block, to_block, tip)
+
+    async def receipt(self, tx_hash: bytes) -> Receipt | None:
+        return await self._logs.receipt(tx_hash)
+
+    async def call(self, target: bytes, data: bytes, block: int | None = None) -> bytes:
+        request = {"to": hex_of(target), "data": hex_of(data)}
+        try:
+            answer = await self.reader.rpc.call("eth_call", [request, "latest" if block is None else hex(block)])
+        except RpcError as error:
+            raise _refused("eth_call", error) from error
+        return bytes_of(answer)
+
+    async def native_balance(self, account: bytes, block: int | None = None) -> int:
+        place = "latest" if block is None else hex(block)
+        return int_of(await self.reader.call("eth_getBalance", [hex_of(account), place]))
 
     async def estimate_call(self, target: bytes, call: bytes) -> int:
         request = {"from": hex_of(self._domain.hub), "to": hex_of(target), "data": hex_of(call)}
         try:
             gas = int_of(await self.reader.rpc.call("eth_estimateGas", [request]))
         except RpcError as error:
-            if error.rpc_code == 3 or error.data or "revert" in error.message.lower():
-                raise Failed("CALL_REVERTS", error.reason or error.message) from error
-            raise Transient("RPC_ERROR", f"eth_estimateGas: {error.message}") from error
+            raise _refused("eth_estimateGas", error) from error
         return max(gas - intrinsic_gas(call), 0)
 
     @asynccontextmanager
+    async def heads(self) -> AsyncIterator[Heads]:
+        yield self.pulse.heads()
+
+    @asynccontextmanager
     async def follow(self, from_block: int) -> AsyncIterator[EventFeed]:
-        yield _EvmFeed(self, from_block)
+        async with self.heads() as heads:
+            yield _EvmFeed(self, from_block, heads)
+
+
+def _refused(method: str, error: RpcError) -> Failed | Transient:
+    if error.rpc_code == 3 or error.data or "revert" in error.message.lower():
+        return Failed("CALL_REVERTS", error.reason or error.message)
+    return Transient("RPC_ERROR", f"{method}: {error.message}")
 
 
 def intrinsic_gas(data: bytes) -> int:
@@ -260,13 +309,9 @@ def floor_gas(data: bytes) -> int:
 class _EvmFeed:
     """A feed that tells the chain's caches what it has seen."""
 
-    def __init__(self, chain: EvmChain, from_block: int) -> None:
+    def __init__(self, chain: EvmChain, from_block: int, heads: Heads) -> None:
         self._chain = chain
-
-        async def pause() -> None:
-            await trio.sleep(chain.poll_seconds)
-
-        self._feed = ChainFeed(chain, from_block, pause, lambda _: chain.epochs.forget())
+        self._feed = ChainFeed(chain, from_block, heads.wait, chain.events_until, lambda _: chain.epochs.forget())
 
     async def next(self) -> tuple[Head, Sequence[ChainEvent]]:
         head, events = await self._feed.next()

@@ -11,10 +11,11 @@ from eth_utils.address import to_checksum_address
 from consensus.errors import Failed, Transient
 from node.infra.chain import Head
 from node.infra.contracts import Function
-from node.infra.rpc import Rpc, RpcError
+from node.infra.rpc import Rpc, RpcError, Unreachable
 
 _FIRST_SPAN = 10_000  # blocks of one eth_getLogs; most public providers allow this many
 _MAX_SPAN = 1_000_000
+_LEAST_SPAN = 64  # that an outage shortens it to: few calls more when it is over
 _GROW_AFTER = 8  # ranges taken in a row before a longer one is tried: of a long catch-up one in nine is refused at most
 
 
@@ -111,7 +112,8 @@ class Reader:
     async def logs(
         self, addresses: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, *, rare: bool = False
     ) -> list[dict[str, Any]]:
-        """Logs in chain order whose first topic is among `topics`. A range that the node refuses is halved until it is taken.
+        """Logs in chain order of these addresses whose first topic is among `topics` (any, where empty). A range that the node
+        refuses, or whose answer is too long, is halved until it is taken.
 
         Of `rare` ones the whole range is asked for at once: many providers limit what they find, not where they look.
         """
@@ -120,12 +122,11 @@ class Reader:
         span = to_block - begin + 1 if rare else self._span
         while begin <= to_block:
             end = min(to_block, begin + span - 1)
-            query = {
-                "address": [hex_of(a) for a in addresses],
-                "topics": [[hex_of(t) for t in topics]],
-                "fromBlock": hex(begin),
-                "toBlock": hex(end),
-            }
+            query: dict[str, Any] = {"fromBlock": hex(begin), "toBlock": hex(end)}
+            if addresses:
+                query["address"] = [hex_of(a) for a in addresses]
+            if topics:
+                query["topics"] = [[hex_of(t) for t in topics]]
             try:
                 found += await self.rpc.call("eth_getLogs", [query])
             except RpcError as error:
@@ -133,6 +134,12 @@ class Reader:
                 if begin == end:
                     raise Transient("RPC_ERROR", f"eth_getLogs: {error.message}") from error
                 span, self._taken = max(1, (end - begin + 1) // 2), 0
+            except Unreachable as error:
+                span, self._taken = max(1, (end - begin + 1) // 2), 0
+                if begin == end or not error.too_large:
+                    # It may have been the range that took too long: the next one to ask begins with less.
+                    self._span = max(span, min(self._span, _LEAST_SPAN))
+                    raise
             else:
                 begin = end + 1
                 self._taken += 1

@@ -38,7 +38,23 @@ async def reach_chain(settings: ChainSettings) -> AsyncIterator[Reached]:
             except Transient as error:
                 _log.warning("chain unreachable, trying again", chain=settings.name, code=error.code, detail=error.detail)
                 await trio.sleep(_AGAIN_S)
-        yield Reached(chain, rpc)
+        async with _beating(chain):
+            yield Reached(chain, rpc)
+
+
+@asynccontextmanager
+async def _beating(chain: EvmChain) -> AsyncIterator[None]:
+    """The chain's one head subscription, for as long as the chain is used."""
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(chain.pulse.run, chain.head)
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is this function's own affair: what went wrong inside the caller's block reaches it as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise
 
 
 def host_config(mesh: MeshSettings) -> HostConfig:

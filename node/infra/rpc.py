@@ -58,11 +58,13 @@ class RpcError(TriggerXError):
 
 
 class Unreachable(Transient):
-    """No endpoint answered. `received` is whether one may have got the request all the same."""
+    """No endpoint answered. `received` is whether one may have got the request all the same, `too_large` whether one
+    answered with more than is taken: who asks for less may get it."""
 
-    def __init__(self, detail: str, *, received: bool = True) -> None:
+    def __init__(self, detail: str, *, received: bool = True, too_large: bool = False) -> None:
         super().__init__("RPC_UNREACHABLE", detail)
         self.received = received
+        self.too_large = too_large
 
 
 class Rpc(Protocol):
@@ -110,9 +112,10 @@ async def open_rpc(
 class _UnusableError(Exception):
     """This endpoint gave no answer. `sent` is whether the request may have reached it."""
 
-    def __init__(self, why: str, *, sent: bool = True) -> None:
+    def __init__(self, why: str, *, sent: bool = True, too_large: bool = False) -> None:
         super().__init__(why)
         self.sent = sent
+        self.too_large = too_large
 
 
 class _BatchRefusedError(Exception):
@@ -167,7 +170,7 @@ class _Endpoint:
             async for chunk in response.aiter_stream():
                 received += chunk
                 if len(received) > self._max_bytes:
-                    raise _UnusableError(f"answer over {self._max_bytes} bytes")
+                    raise _UnusableError(f"answer over {self._max_bytes} bytes", too_large=True)
         status = response.status
         if status in (401, 403, 429) or status >= 500:
             raise _UnusableError(f"HTTP {status}")
@@ -230,7 +233,7 @@ class _FailoverRpc:
     async def _ask(self, body: bytes, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The answers in the order of the requests, from the first endpoint that gives them all."""
         repeatable = all(_is_repeatable(request["method"]) for request in requests)
-        failures, received = [], False
+        failures, received, too_large = [], False, False
         now = trio.current_time()
         async with self._slots:
             # Those at rest come last: all may be at rest, and one must be tried. The sort is stable.
@@ -241,6 +244,7 @@ class _FailoverRpc:
                     answers = _matched(await endpoint.exchange(body, repeatable=repeatable), requests)
                 except _UnusableError as error:
                     received |= endpoint.checked and error.sent
+                    too_large |= error.too_large
                     endpoint.failed(str(error))
                     failures.append(f"{endpoint.host}: {error}")
                     if received and not repeatable:
@@ -248,7 +252,7 @@ class _FailoverRpc:
                 else:
                     endpoint.answered()
                     return answers
-        raise Unreachable("; ".join(failures), received=received)
+        raise Unreachable("; ".join(failures), received=received, too_large=too_large)
 
     async def _check_chain(self, endpoint: _Endpoint) -> None:
         request = {"jsonrpc": "2.0", "id": 0, "method": "eth_chainId", "params": []}
