@@ -6,16 +6,28 @@ Nothing here is the truth: the store is. Whatever is lost here is rebuilt from i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 LEVELS = (1, 2, 3)
 """Priorities: 1 before 2 before 3."""
 
+NEWS_KEPT = 10_000
+"""About how many entries the stream of announcements and each stream of task states keep."""
+
+UNREACHABLE = "STREAMS_UNREACHABLE"
+"""Code of the `Transient` that every method raises while the server is away."""
+
+
+def level_of(priority: int) -> int:
+    """The queue of a priority; what is none of `LEVELS` comes last."""
+    return priority if priority in LEVELS else LEVELS[-1]
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A task's place in the queue, held until `done`. `id` is the stream's own."""
+    """A task's place in the queue, held until `done`. `id` is the stream's own: it differs within one priority."""
 
     task_id: int
     priority: int
@@ -41,7 +53,7 @@ class Streams(Protocol):
     # the queue of tasks to dispatch: one stream a priority, one consumer group of all coordinators
 
     async def push(self, tasks: Sequence[tuple[int, int]]) -> None:
-        """Adds (task id, priority) each. The same task twice is the taker's to notice."""
+        """Adds (task id, priority) each, but no task that is in the queue already, taken or not."""
         ...
 
     async def take(self, limit: int) -> Sequence[Entry]:
@@ -53,11 +65,14 @@ class Streams(Protocol):
         ...
 
     async def keep(self, entries: Sequence[Entry]) -> None:
-        """Still at work on them: their idle time starts anew."""
+        """Still at work on them: their idle time starts anew. Not of those that another has taken over."""
         ...
 
     async def orphans(self, idle_s: float, limit: int) -> Sequence[Entry]:
-        """Takes over what another consumer has neither kept nor done for so long (XAUTOCLAIM)."""
+        """Takes over what nobody has kept or done for so long (XAUTOCLAIM), the highest priority first.
+
+        That may be what this consumer was sent and never got: a `take` cut short in the last moment.
+        """
         ...
 
     async def backlog(self) -> int:
@@ -66,8 +81,12 @@ class Streams(Protocol):
 
     # leases
 
-    async def acquire(self, name: str, ttl_s: float) -> int | None:
-        """Takes a free lease; its fencing token, higher than any given for this name before. None when another holds it."""
+    async def acquire(self, name: str, ttl_s: float, *, floor: int = 0) -> int | None:
+        """Takes a free lease; its fencing token, higher than any given for this name before. None when it is held.
+
+        The token is at least `floor` and at least the server's time in microseconds, so that tokens go on rising when
+        the server has lost its data. Whoever has seen a higher one all the same says so by `floor`.
+        """
         ...
 
     async def renew(self, name: str, token: int, ttl_s: float) -> bool:
@@ -87,11 +106,14 @@ class Streams(Protocol):
     # news
 
     async def announce(self, job_id: int) -> None:
-        """Tells every coordinator that the job is new or has changed."""
+        """Tells every other coordinator that the job is new or has changed."""
         ...
 
-    def news(self) -> AsyncIterator[int]:
-        """Jobs announced from now on, by anybody. Ends with `Transient` when some may have been lost: read the store anew."""
+    def news(self) -> AbstractAsyncContextManager[AsyncIterator[int]]:
+        """Jobs that other instances announce from the moment it is entered.
+
+        Entering and iterating raise `Transient` when some may have been lost: read the store anew.
+        """
         ...
 
     async def tell(self, news: Sequence[TaskNews]) -> None:
