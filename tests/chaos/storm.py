@@ -198,7 +198,7 @@ class Storm:
                 await trio.sleep(_LOOK_S)
 
     async def _fired(self, job_id: int) -> int:
-        return int((await self._condition(job_id)).get("edges", 0))
+        return int((await self._condition(job_id)).get("times_fired", 0))
 
     async def _armed(self, job_id: int) -> bool:
         return bool((await self._condition(job_id)).get("armed", False))
