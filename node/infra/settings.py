@@ -37,10 +37,10 @@ __all__ = [
     "OptionRow",
     "Settings",
     "StatusSettings",
-    "refuse_twice_the_same",
     "load",
     "option_rows",
     "overrides_from",
+    "refuse_twice_the_same",
     "render_example",
     "validated",
 ]
