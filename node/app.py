@@ -13,16 +13,20 @@ import structlog
 import trio
 from eth_utils.address import to_checksum_address
 
+from node.arguments import encode_call
+from node.checkins import open_check_in_post
 from node.duties import DutySettings
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
 from node.infra.evm_wallet import EvmWallet
+from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
 from node.infra.keystore import load_bls, load_operator, read_password
 from node.infra.observe import Observer, Registry
 from node.infra.reach import host_config, reach_chain
 from node.infra.secret import Secret
 from node.infra.settings import ChainSettings, KeySettings, NodeSettings
+from node.infra.sources import Sources
 from node.infra.sqlite import open_database
 from node.infra.telemetry import Metrics
 from node.infra.transactions import SENT_TABLE, Outbox, SqliteTransactionLog
@@ -78,6 +82,9 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
         network = await stack.enter_async_context(
             open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
         )
+        compute = Threads()
+        fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
+        post = await stack.enter_async_context(open_check_in_post(settings.health_url)) if settings.health_url else None
         keeper = Keeper(
             Parts(
                 network=network,
@@ -87,8 +94,17 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
                 journal=Journal(database),
                 tracker=tracker,
                 clock=clock,
-                compute=Threads(),
+                compute=compute,
+                sources=Sources(
+                    fetcher,
+                    {chain_id: served.chain for chain_id, served in chains.items()},
+                    encode_call,
+                    compute=compute,
+                    timeout_s=settings.fetch.timeout_s,
+                    max_message=settings.fetch.max_bytes,
+                ),
                 version=VERSION,
+                post_check_in=post,
                 checkin_interval=settings.checkin_interval_s,
                 duties=DutySettings(rank_interval=settings.aggregator.rank_interval_s),
             )

@@ -18,6 +18,7 @@ from node.infra.clock import Clock
 from node.infra.compute import Compute
 from node.infra.observe import Observer, outcome_of
 from node.journal import Journal, Opinion
+from node.recheck import Recheck
 from node.signer import Signer
 from node.submitter import Submitter
 from node.tracker import Tracker
@@ -56,6 +57,7 @@ class Attender:
         tracker: Tracker,
         clock: Clock,
         compute: Compute,
+        recheck: Recheck,
         send_vote: SendVote,
         settings: DutySettings,
     ) -> None:
@@ -69,6 +71,7 @@ class Attender:
         self._tracker = tracker
         self._clock = clock
         self._compute = compute
+        self._recheck = recheck
         self._send_vote = send_vote
         self._settings = settings
 
@@ -216,7 +219,7 @@ class Attender:
 
     async def _opinion(self, execution: Execution, record: ExecutionRecord) -> Opinion | None:
         """What this keeper says of an execution, on disk; None when the disk does not take it: then nothing is said."""
-        opinion = await verify(execution, record, self._chain, self._compute)
+        opinion = await verify(execution, record, self._chain, self._compute, self._recheck)
         try:
             return await self._journal.vote(execution.task.task_id, record.digest, opinion)
         except Transient as error:

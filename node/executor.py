@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consensus import schedules
 from consensus.codec import keccak
 from consensus.errors import Failed, Invalid, Transient
 from consensus.lifecycle import REASONS
@@ -14,6 +13,7 @@ from node.arguments import encode_call
 from node.infra.chain import Chain, Mined, Prepared, Wallet
 from node.infra.clock import Clock
 from node.infra.compute import Compute
+from node.recheck import Recheck, due_at, supported
 
 _EARLY_S = 0.002  # a block's whole second must not be the one before: wake this much after the due second begins
 
@@ -39,8 +39,7 @@ class Ready:
 
 async def call_of(job: JobSpec, compute: Compute) -> bytes:
     """The calldata a static job means. Raises `Failed` for a job this version cannot execute."""
-    if job.definition != 1:
-        raise Failed("UNSUPPORTED_JOB", f"task definition {job.definition}")
+    supported(job)
     try:
         return await compute(encode_call, job.function, job.arguments)
     except Invalid as error:
@@ -50,9 +49,10 @@ async def call_of(job: JobSpec, compute: Compute) -> bytes:
 class Executor:
     """Executes tasks on one chain with one wallet."""
 
-    def __init__(self, chain: Chain, wallet: Wallet, clock: Clock, compute: Compute) -> None:
+    def __init__(self, chain: Chain, wallet: Wallet, clock: Clock, compute: Compute, recheck: Recheck) -> None:
         self._chain = chain
         self._wallet = wallet
+        self._recheck = recheck
         self._clock = clock
         self._compute = compute
 
@@ -65,13 +65,13 @@ class Executor:
             raise Failed("WRONG_CALL", "the authorised call is not the one the JobSpec means")
         if job.target != authorisation.target:
             raise Failed("WRONG_TARGET", "the authorised target is not the JobSpec's")
-        if not schedules.is_due(job.trigger, authorisation.trigger_id, created_at=job.created_at, time_frame=job.time_frame):
-            raise Failed("NOT_DUE", "the second is not one of the job's")
-        if authorisation.trigger_id > self._clock.now() + MAX_AHEAD:
+        at = due_at(task, job)
+        if at > self._clock.now() + MAX_AHEAD:
             raise Failed("NOT_DUE", "more than an hour ahead")
         await self._check_chain(task)
+        await self._recheck.wait(task, job)
         prepared = await self._wallet.prepare_execution(authorisation, task.signature, call, 0)
-        return Ready(task, call, prepared, max(authorisation.not_before, authorisation.trigger_id))
+        return Ready(task, call, prepared, at)
 
     async def _check_chain(self, task: Task) -> None:
         """What the hub would refuse as things stand now: whoever sends such a transaction pays for it."""
@@ -89,8 +89,12 @@ class Executor:
             raise Failed("ALREADY_EXECUTED")
 
     async def send_again(self, task: Task) -> bytes:
-        """Sends the recorded bytes of a former run once more: they may never have left. Returns and raises as `send` does."""
+        """Sends the recorded bytes of a former run once more: they may never have left. Returns and raises as `send` does.
+
+        Not while the log that fired the task is away: in a reorganisation it may go together with the execution.
+        """
         call = await self.call(task)
+        await self._recheck.still(task, task.job())
         return await self._wallet.send(await self._wallet.prepare_execution(task.authorisation, task.signature, call, 0))
 
     async def call(self, task: Task) -> bytes:
@@ -102,6 +106,7 @@ class Executor:
         await self._clock.sleep_until(ready.at + _EARLY_S)
         if self._clock.now() > ready.task.authorisation.deadline:
             raise Failed("DEADLINE_PASSED", "the keeper was not running at the task's second")
+        await self._recheck.still(ready.task, ready.task.job())
         return await self._wallet.send(ready.prepared)
 
     async def mined(self, tx_hash: bytes) -> Mined:

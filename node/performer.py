@@ -85,7 +85,7 @@ class Performer:
     async def _perform(self, work: trio.Nursery, task: Task, publisher: PeerId) -> None:
         """Task in; acknowledgement, transaction and package out."""
         attempt = attempt_of(task)
-        self._tracker.step(task.task_id, "received", trace_id=task.trace_id, role="performer", due=task.authorisation.trigger_id)
+        self._tracker.step(task.task_id, "received", trace_id=task.trace_id, role="performer", due=task.authorisation.not_before)
         error: Failed | Transient | None = None
         try:
             outcome = await self._perform_once(work, task, publisher)

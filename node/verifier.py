@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consensus import codec, schedules
+from consensus import codec
 from consensus.codec import keccak, words
 from consensus.errors import Failed, Transient
 from consensus.messages import Execution, Verdict
@@ -11,6 +11,7 @@ from node.infra.chain import Chain, ExecutionRecord
 from node.infra.compute import Compute
 from node.infra.contracts import decode_execute
 from node.journal import Opinion
+from node.recheck import CONTRADICTIONS, Recheck, due_at, registered, timed
 
 YES = Opinion(Verdict.YES, "")
 
@@ -54,7 +55,7 @@ def describes(execution: Execution, record: ExecutionRecord) -> bool:
     return record.performer == execution.task.authorisation.performer and execution_digest(execution, record) == record.digest
 
 
-async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, compute: Compute) -> Opinion:
+async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, compute: Compute, recheck: Recheck) -> Opinion:
     """This keeper's verdict on one execution, each `no` with the contradiction found. Cheap checks come first.
 
     The package's signature and the dispatcher's were checked when it arrived (`consensus.rules.check_execution`).
@@ -67,9 +68,9 @@ async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, co
         return _no("WRONG_RECORD")
     if execution.resource_fee != 0:  # a static call uses no resources but gas
         return _no("WRONG_FEE")
-    if not schedules.is_due(spec.trigger, authorisation.trigger_id, created_at=spec.created_at, time_frame=spec.time_frame):
-        return _no("NOT_DUE")
-    if record.timestamp < authorisation.trigger_id:
+    if timed(spec) and (fired := await _fired(execution, recheck)) != YES:
+        return fired
+    if record.timestamp < due_at(execution.task, spec):
         return _no("NOT_DUE")
     try:
         call = await call_of(spec, compute)
@@ -80,9 +81,22 @@ async def verify(execution: Execution, record: ExecutionRecord, chain: Chain, co
     if spec.target != authorisation.target:
         return _no("WRONG_TARGET")
     try:
-        return await _against_chain(execution, record, chain)
+        opinion = await _against_chain(execution, record, chain)
     except Transient as error:
         return _cannot_tell(error.code)
+    if opinion == YES and not timed(spec):  # last: it asks other chains, and the world
+        return await _fired(execution, recheck)
+    return opinion
+
+
+async def _fired(execution: Execution, recheck: Recheck) -> Opinion:
+    try:
+        await recheck.look(execution.task, execution.task.job())
+    except Failed as error:
+        return _no(error.code) if error.code in CONTRADICTIONS else _cannot_tell(error.code)
+    except Transient as error:
+        return _cannot_tell(error.code)
+    return YES
 
 
 async def _against_chain(execution: Execution, record: ExecutionRecord, chain: Chain) -> Opinion:
@@ -100,7 +114,7 @@ async def _against_chain(execution: Execution, record: ExecutionRecord, chain: C
         return _no("WRONG_RECORD")
     if job.target != spec.target:
         return _no("WRONG_TARGET")
-    if job.interval != spec.trigger.interval:
+    if not registered(spec, job):
         return _no("NOT_DUE")
     transaction = await chain.transaction(execution.transaction)
     if transaction is None or transaction.block_number is None:

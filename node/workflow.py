@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from node.infra.compute import Compute
 from node.infra.observe import Observer, Registry
 from node.journal import Accepted, Journal
 from node.performer import Attempt, Performer, attempt_of
+from node.recheck import Reader, Recheck
 from node.signer import Signer
 from node.submitter import Submitter
 from node.tracker import Tracker
@@ -70,8 +72,11 @@ class Parts:
     tracker: Tracker
     clock: Clock
     compute: Compute
+    sources: Reader
     version: str
     sandbox: str = ""
+    post_check_in: Callable[[CheckIn, PeerId], Awaitable[None]] | None = None
+    """Sends a check-in another way than by gossip; tries once and raises nothing."""
     checkin_interval: float = 60.0
     duties: DutySettings = field(default_factory=DutySettings)
 
@@ -85,10 +90,13 @@ class Keeper:
         self.running = False
         """Whether it hears every topic and follows every chain."""
         self._aggregator = Aggregator(parts.compute)
+        self._recheck = Recheck(
+            {chain_id: served.chain for chain_id, served in parts.chains.items()}, parts.sources, parts.compute
+        )
         self._performer = Performer(
             observers={chain_id: served.observer for chain_id, served in parts.chains.items()},
             executors={
-                chain_id: Executor(served.chain, served.wallet, parts.clock, parts.compute)
+                chain_id: Executor(served.chain, served.wallet, parts.clock, parts.compute, self._recheck)
                 for chain_id, served in parts.chains.items()
             },
             network=parts.network,
@@ -123,6 +131,7 @@ class Keeper:
             tracker=p.tracker,
             clock=p.clock,
             compute=p.compute,
+            recheck=self._recheck,
             send_vote=self._send_vote,
             settings=p.duties,
         )
@@ -143,7 +152,9 @@ class Keeper:
             ):
                 work.start_soon(self._each_task, work, await p.journal.open_tasks(), tasks)
                 work.start_soon(self._each_execution, work, executions)
-                work.start_soon(self._check_in)
+                posts, to_post = trio.open_memory_channel[CheckIn](len(p.chains))  # one round of them
+                work.start_soon(self._check_in, posts)
+                work.start_soon(self._post_check_ins, to_post)
                 self.running = True
                 task_status.started()
 
@@ -201,7 +212,7 @@ class Keeper:
         """Package in; this keeper's vote and, in its turn, a certificate out."""
         p, task = self._parts, execution.task
         try:
-            p.tracker.step(task.task_id, "received", trace_id=task.trace_id, role="attester", due=task.authorisation.trigger_id)
+            p.tracker.step(task.task_id, "received", trace_id=task.trace_id, role="attester", due=task.authorisation.not_before)
             outcome = await self._attenders[task.chain_id].attend(execution)
             if outcome is not None:
                 p.tracker.end(task.task_id, outcome)
@@ -242,11 +253,19 @@ class Keeper:
             except (Transient, trio.TooSlowError):
                 await trio.sleep(_RETRY_S)
 
-    async def _check_in(self) -> None:
+    async def _check_in(self, posts: trio.MemorySendChannel[CheckIn]) -> None:
         p = self._parts
         while True:
             for served in p.chains.values():
                 now = int(p.clock.now())
                 check_in: CheckIn = p.signer.check_in(served.chain.domain, p.network.peer_id, p.version, p.sandbox, now)
+                with suppress(trio.WouldBlock):  # the last ones are still on their way: gossip does not wait for them
+                    posts.send_nowait(check_in)
                 await p.network.publish(CHECK_INS, check_in)
             await trio.sleep(p.checkin_interval)
+
+    async def _post_check_ins(self, check_ins: trio.MemoryReceiveChannel[CheckIn]) -> None:
+        p = self._parts
+        async for check_in in check_ins:
+            if p.post_check_in is not None:
+                await p.post_check_in(check_in, p.network.peer_id)
