@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,31 @@ import structlog
 import trio
 from eth_utils.address import to_checksum_address
 
+from consensus.errors import Transient
+from coordinator import scoring
+from coordinator.answers import Answers
 from coordinator.api.access import Sources
 from coordinator.api.server import api_app
-from coordinator.dispatcher import Dispatcher, DispatchPolicy
+from coordinator.attempts import Attempts, DispatchPolicy
+from coordinator.dispatcher import Dispatcher
+from coordinator.endings import Endings
+from coordinator.firing import FiringDesk
 from coordinator.guard import Guard
 from coordinator.jobs import Jobs
-from coordinator.keepers import Keepers
+from coordinator.keepers import OFFLINE_AFTER_S, Keepers
+from coordinator.line import Line
 from coordinator.metrics import CoordinatorMetrics
 from coordinator.monitor import Monitor
+from coordinator.news import Teller
+from coordinator.ownership import Kind, Ownership
+from coordinator.scheduler.port import Scheduler
 from coordinator.scheduler.time import TimeScheduler
+from coordinator.settings import CoordinatorSettings
 from coordinator.signals import Signals
 from coordinator.store.port import Store
 from coordinator.store.sqlite import open_store
+from coordinator.streams.connect import open_streams
+from coordinator.streams.port import Streams
 from node.infra.chain import Chain
 from node.infra.clock import Clock, SystemClock
 from node.infra.compute import Compute, Threads
@@ -34,7 +48,6 @@ from node.infra.keystore import load_operator, read_password
 from node.infra.observe import Observer, Registry
 from node.infra.reach import host_config, reach_chain
 from node.infra.secret import Secret
-from coordinator.settings import CoordinatorSettings
 from p2p.host import open_network
 from p2p.network import Network
 
@@ -47,15 +60,26 @@ VERSION = version("triggerx-node")
 STORE_FILE = "coordinator.sqlite"
 HEAD_BYTES = 256 * 1024
 """Of a request's head: clients send a contract's whole ABI in the query of `GET /api/fees`."""
+_HAND_OVER_S = 2.0  # of the five that a program has to end
 
 OnReady = Callable[[dict[str, Any]], None]
+Step = Callable[..., Awaitable[None]]
+
+
+async def _any_url(url: str) -> None:
+    """Refuses nothing: for simulations, which ask no URLs."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a coordinator is made of; `run_coordinator` builds the real ones, the simulation its own."""
+    """Everything a coordinator is made of; `run_coordinator` builds the real ones, the simulation its own.
+
+    `instance` names this coordinator among those that share store and streams.
+    """
 
     store: Store
+    streams: Streams
+    instance: str
     network: Network
     observers: Mapping[int, Observer]
     registry: Registry
@@ -63,55 +87,117 @@ class Parts:
     clock: Clock
     compute: Compute
     policy: DispatchPolicy = field(default_factory=DispatchPolicy)
+    keeper_policy: scoring.Policy = field(default_factory=scoring.Policy)
     lookahead: float = 5.0
+    lease: float = 4.0
+    offline_after: float = OFFLINE_AFTER_S
+    check_url: Callable[[str], Awaitable[None]] = _any_url
 
 
 class Coordinator:
-    """The parts connected. `run` is ready when every chain is followed and every unfinished task is under way again."""
+    """The parts connected. `run` is ready when every chain is followed and this coordinator has begun to take its share."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        p = self._parts = parts
         self.guard, self.signals = Guard(), Signals()
-        chains: dict[int, Chain] = {chain_id: observer.chain for chain_id, observer in parts.observers.items()}
-        self.keepers = Keepers(parts.store, parts.network, parts.registry, self.signals, parts.clock)
-        self.dispatcher = Dispatcher(
-            parts.store,
-            parts.network,
+        self.compute = p.compute
+        chains: dict[int, Chain] = {chain_id: observer.chain for chain_id, observer in p.observers.items()}
+        self.chain_ids = tuple(chains)
+
+        # dispatch: queue -> attempts -> keepers
+        self.ownership = Ownership(p.store, p.streams, p.clock, p.instance, lease_s=p.lease)
+        changed = self.ownership.job_changed
+        endings = Endings(p.store, changed)
+        self.teller = Teller(p.streams, p.clock)
+        self.keepers = Keepers(p.store, p.network, p.registry, self.signals, p.clock, offline_after=p.offline_after)
+        self.line = Line(self.keepers, self.signals, p.clock, p.keeper_policy)
+        attempts = Attempts(
+            p.store,
+            p.network,
             chains,
-            parts.registry,
-            self.keepers,
-            parts.dispatcher_key,
+            self.line,
+            p.dispatcher_key,
+            self.signals,
+            self.teller,
+            p.clock,
+            p.policy,
+            ended=endings,
+            alone=self.ownership.alone,
+        )
+        answers = Answers(p.store, p.registry, self.signals, lambda: p.clock.now_ns() // 1_000_000)
+        self.dispatcher = Dispatcher(
+            p.store,
+            p.streams,
+            p.network,
+            attempts,
+            answers,
             self.signals,
             self.guard,
-            parts.clock,
-            parts.policy,
+            p.clock,
+            held_shards=lambda: self.ownership.fences,
+            alone=self.ownership.alone,
         )
-        self.scheduler = TimeScheduler(parts.store, parts.clock, self.dispatcher.take, lookahead=parts.lookahead)
+
+        # firing: schedulers -> desk -> store and queue
+        self.desk = FiringDesk(
+            p.store,
+            self.dispatcher.push,
+            p.clock,
+            self.ownership.fences,
+            fenced=self.ownership.fenced,
+            reread=self.ownership.reread,
+            changed=changed,
+        )
+        self.time = TimeScheduler(p.clock, self.desk, lookahead=p.lookahead)
+        self.schedulers: dict[Kind, Scheduler] = {"time": self.time}
+
+        # what became of it: chain -> monitor -> store
         self.monitors = [
-            Monitor(parts.store, observer.chain, observer, self.signals, parts.clock, self.scheduler.remove)
-            for observer in parts.observers.values()
+            Monitor(
+                p.store,
+                observer.chain,
+                observer,
+                self.signals,
+                self.teller,
+                p.clock,
+                ended=endings,
+                dispatch=self.dispatcher.push,
+            )
+            for observer in p.observers.values()
         ]
-        self.jobs = Jobs(
-            parts.store, chains, parts.clock, parts.compute, planned=self.scheduler.add, deleted=self.scheduler.remove
-        )
-        self.compute = parts.compute
-        self.chain_ids = tuple(chains)
+        self.jobs = Jobs(p.store, chains, p.clock, p.compute, changed=changed, check_url=p.check_url)
         self.ready = False
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Works until cancelled. Each part is begun anew when it fails; none takes another down."""
-        async with trio.open_nursery() as nursery:
-            steps = [("monitor", m.run) for m in self.monitors]
-            steps += [("keepers", self.keepers.run), ("dispatcher", self.dispatcher.run), ("scheduler", self.scheduler.run)]
-            for name, step in steps:
-                began = trio.Event()
-                nursery.start_soon(self.guard, name, _beginning(step, began))
-                await began.wait()
-            self.ready = True
-            task_status.started()
+        """Works until cancelled, then hands over. Each part is begun anew when it fails; none takes another down."""
+        steps: list[tuple[str, Step]] = [("monitor", m.run) for m in self.monitors]
+        steps += [
+            ("keepers", self.keepers.run),
+            ("line", self.line.run),
+            ("news", self.teller.run),
+            ("dispatcher", self.dispatcher.run),
+            ("firing", self.desk.run),
+            *((f"{kind} scheduler", scheduler.run) for kind, scheduler in self.schedulers.items()),
+            ("ownership", partial(self.ownership.run, self.schedulers, self.desk.settled)),
+        ]
+        try:
+            async with trio.open_nursery() as nursery:
+                for name, step in steps:
+                    began = trio.Event()
+                    nursery.start_soon(self.guard, name, _beginning(step, began))
+                    await began.wait()
+                self.ready = True
+                task_status.started()
+        finally:  # nothing fires here any more, and the leases are released: what was driven goes back to the queue
+            self.ready = False
+            with trio.move_on_after(_HAND_OVER_S, shield=True):
+                try:
+                    await self.dispatcher.hand_over()
+                except Transient as error:
+                    _log.warning("not_handed_over", code=error.code, detail=error.detail)
 
     def status(self) -> dict[str, Any]:
-        """FIELD's GET /status, and the mesh as this peer sees it."""
+        """FIELD's GET /status, the mesh as this peer sees it, and its share of the jobs."""
         seen = self.keepers.all()
         online = [k for k in seen if self.keepers.is_online(k)]
         return {
@@ -131,7 +217,10 @@ class Coordinator:
             "version": VERSION,
             "peer_id": self._parts.network.peer_id,
             "peers": sorted(self._parts.network.connected()),
-            "jobs_scheduled": len(self.scheduler),
+            "jobs_scheduled": sum(len(scheduler) for scheduler in self.schedulers.values()),
+            "instance": self._parts.instance,
+            "instances": sorted(self.ownership.instances),
+            "shards": list(self.ownership.held),
         }
 
     def missing(self) -> list[str]:
@@ -142,7 +231,7 @@ class Coordinator:
         ]
 
 
-def _beginning(step: Callable[..., Any], began: trio.Event) -> Callable[[], Any]:
+def _beginning(step: Step, began: trio.Event) -> Callable[[], Awaitable[None]]:
     """`step` with its readiness as an event: the guard that runs it may have to begin it several times."""
 
     class Status:
@@ -171,9 +260,13 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
         network = await stack.enter_async_context(
             open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
         )
+        instance = network.peer_id
+        streams = await stack.enter_async_context(open_streams(settings.redis, settings.data_dir, instance))
         coordinator = Coordinator(
             Parts(
                 store=store,
+                streams=streams,
+                instance=instance,
                 network=network,
                 observers=observers,
                 registry=registry,
@@ -185,7 +278,15 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                     retries=settings.dispatch.retries,
                     window=settings.dispatch.attempt_window_s,
                 ),
+                keeper_policy=scoring.Policy(
+                    min_version=settings.keepers.min_version,
+                    whitelist=frozenset(settings.keepers.whitelist),
+                    tasks_each=settings.keepers.tasks_each,
+                    ack_timeout_s=settings.dispatch.ack_timeout_s,
+                ),
                 lookahead=settings.scheduler.lookahead_s,
+                lease=settings.shards.lease_s,
+                offline_after=settings.alerts.keeper_offline_s,
             )
         )
 

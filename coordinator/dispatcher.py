@@ -60,6 +60,7 @@ class Dispatcher:
         clock: Clock,
         *,
         held_shards: Callable[[], Collection[int]],
+        alone: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._streams = streams
@@ -70,6 +71,7 @@ class Dispatcher:
         self._guard = guard
         self._clock = clock
         self._held_shards = held_shards
+        self._alone = alone
         self._nursery: trio.Nursery | None = None
         self._driven: dict[int, Entry | None] = {}
         self._left: dict[int, Entry | None] = {}
@@ -223,6 +225,7 @@ class Dispatcher:
     async def _resume_lost(self) -> None:
         """Open tasks of our shards that are in no queue come to it: those of a shard that is new here, those whose way to
         it was lost, and all when the queue has lost what it held. What is in the queue, taken or not, it does not take twice.
+        Who is alone need not ask whether another has them in hand, and drives them at once.
         """
         known: frozenset[int] = frozenset()
         look = self._clock.now()
@@ -257,7 +260,10 @@ class Dispatcher:
         ]
         if lost:
             log.info("tasks_resumed", tasks=len(lost), shards=len(shards))
-            await self._streams.push([(task.id, task.priority) for task in lost])
+            tasks = sorted(((task.id, task.priority) for task in lost), key=lambda task: task[1])
+            if self._alone():
+                self.hand(tasks)
+            await self._streams.push([task for task in tasks if task[0] not in self._driven])
             self._resumed.update((task.id, now) for task in lost)
 
     # --- one task

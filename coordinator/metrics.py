@@ -47,9 +47,9 @@ class CoordinatorMetrics:
         self._tasks.clear()
         for (state, reason), count in (await store.task_counts()).items():
             self._tasks.labels(state, reason).set(count)
-        self._jobs.set(len(coordinator.scheduler))
-        self._fired.set(coordinator.scheduler.fired)
-        self._missed.set(coordinator.scheduler.skipped)
+        self._jobs.set(len(coordinator.time))
+        self._fired.set(coordinator.time.fired)
+        self._missed.set(coordinator.time.skipped)
         for chain_id in coordinator.chain_ids:
             self._keepers.labels(str(chain_id)).set(len(coordinator.keepers.online(chain_id)))
         for (step, code), count in coordinator.guard.failures.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,16 +23,19 @@ _BATCH = 256
 
 
 class Teller:
-    """`tell` never waits; `run` sends what was told, in order."""
+    """`tell` never waits; `run` sends what was told, in order. `on_ended` hears of each task that ended, here and now."""
 
-    def __init__(self, streams: Streams, clock: Clock) -> None:
+    def __init__(self, streams: Streams, clock: Clock, on_ended: Callable[[Task], None] = lambda task: None) -> None:
         self._streams = streams
         self._clock = clock
+        self._on_ended = on_ended
         self._send, self._receive = trio.open_memory_channel[TaskNews](_WAITING)
         self.dropped = 0
         """News that nobody was told: the streams were away, or too slow."""
 
     def tell(self, kind: str, task: Task) -> None:
+        if task.ended:
+            self._on_ended(task)
         news = TaskNews(
             kind=kind,
             task_id=task.id,

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from consensus.lifecycle import TaskState
 from consensus.messages import Task
-from coordinator.dispatcher import DispatchPolicy
+from coordinator.attempts import DispatchPolicy
 from p2p.network import PeerId
 from tests.coordinator.world import (
     Behaviour,

@@ -1,10 +1,10 @@
-"""A coordinator over the memory mesh and the memory chain on a virtual clock, with keepers that do what a test says."""
+"""Coordinators over the memory mesh and the memory chain on a virtual clock, with keepers that do what a test says."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -12,13 +12,16 @@ from consensus import bls, ecdsa
 from consensus.codec import keccak
 from consensus.errors import Transient
 from consensus.messages import Refusal, Task, Uint256
+from consensus.triggers import Cron, Interval
+from coordinator import scoring
 from coordinator.app import Coordinator, Parts
-from coordinator.dispatcher import DispatchPolicy
-from coordinator.jobs import Posted
+from coordinator.attempts import DispatchPolicy
+from coordinator.definitions.posted import Posted
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
-from coordinator.store.records import Attempt
+from coordinator.store.records import SHARDS, Attempt, Job
 from coordinator.store.records import Task as TaskRecord
+from coordinator.streams.memory import MemoryServer, MemoryStreams
 from node.infra.chain import ChainEvent, ExecutionStatus, TaskExpired, TaskValidated
 from node.infra.chain_memory import Ledger, MemoryChain
 from node.infra.chain_memory_state import Context, State
@@ -88,8 +91,8 @@ class FakeKeeper:
         await self.answer(source, Answer(refusal=refusal.encode()))
 
     async def execute(self, task: Task) -> None:
-        await self.world.clock.sleep_until(max(task.authorisation.not_before, task.authorisation.trigger_id))
-        call = self.world.call
+        await self.world.clock.sleep_until(task.authorisation.not_before)
+        call = self.world.calls[task.authorisation.job_id]
         prepared = await self.wallet.prepare_execution(task.authorisation, task.signature, call, 0)
         await self.wallet.send(prepared)
 
@@ -118,24 +121,39 @@ def refuses(code: str, *, transient: bool = True) -> Behaviour:
     return behave
 
 
-class World:
-    """What survives a coordinator's process (store, chain, mesh, keepers), and the coordinator."""
+@dataclass
+class Process:
+    """One coordinator's life, from its start to its end."""
 
-    def __init__(self, nursery: trio.Nursery, store: Store, policy: DispatchPolicy) -> None:
+    coordinator: Coordinator
+    scope: trio.CancelScope
+    ended: trio.Event
+
+
+class World:
+    """What survives coordinators' processes (store, streams, chain, mesh, keepers), and the coordinators by name."""
+
+    def __init__(self, nursery: trio.Nursery, store: Store, policy: DispatchPolicy, keeper_policy: scoring.Policy) -> None:
         self.clock = TrioClock()
         self.ledger = Ledger(self.clock, round_seconds=12)
         self.mesh = MemoryMesh(latency=lambda _a, _b: 0.005)
+        self.server = MemoryServer()
         self.store = store
         self.policy = policy
+        self.keeper_policy = keeper_policy
         self.lookahead = 5.0
         self.keepers: list[FakeKeeper] = []
-        self.call = b""
+        self.calls: dict[int, bytes] = {}
+        self.processes: dict[str, Process] = {}
         self._nursery = nursery
-        self._scope = trio.CancelScope()
-        self.coordinator: Coordinator | None = None
         self.chain = MemoryChain(self.clock, ledger=self.ledger)
         self.ledger.list_dispatcher(ecdsa.address_of(DISPATCHER))
         self.ledger.deposit(OWNER, 10**20)
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The one that was started last."""
+        return next(reversed(self.processes.values())).coordinator
 
     async def add_keepers(self, count: int, behaviour: Behaviour = executes) -> None:
         for _ in range(count):
@@ -146,46 +164,75 @@ class World:
             await self._nursery.start(keeper.run)
         self.ledger.advance_epoch()
 
-    async def start(self) -> Coordinator:
-        """A coordinator's process; ready, and it has heard every keeper that there is."""
+    async def start(self, name: str = "coordinator") -> Coordinator:
+        """A coordinator's process; ready, it has heard every keeper that there is, and has its share of the shards."""
+        former = self.processes.pop(name, None)
+        if former is not None:
+            await former.ended.wait()
+        self.server.join(name)
         self.chain = MemoryChain(self.clock, ledger=self.ledger)
         observer = Observer(self.chain)
         chain_id = self.ledger.domain.chain_id
-        coordinator = self.coordinator = Coordinator(
+        coordinator = Coordinator(
             Parts(
                 store=self.store,
-                network=self.mesh.join("coordinator"),
+                streams=MemoryStreams(self.server, name),
+                instance=name,
+                network=self.mesh.join(name),
                 observers={chain_id: observer},
                 registry=Registry({chain_id: observer}),
                 dispatcher_key=Secret(DISPATCHER),
                 clock=self.clock,
                 compute=inline,
                 policy=self.policy,
+                keeper_policy=self.keeper_policy,
                 lookahead=self.lookahead,
             )
         )
-        scope = self._scope = trio.CancelScope()
+        process = self.processes[name] = Process(coordinator, trio.CancelScope(), trio.Event())
 
         async def run(*, task_status: trio.TaskStatus[None]) -> None:
-            with scope:
-                await coordinator.run(task_status=task_status)
+            try:
+                with process.scope:
+                    await coordinator.run(task_status=task_status)
+            finally:
+                process.ended.set()
 
         await self._nursery.start(run)
         await self.hear_keepers()
         return coordinator
 
+    async def shared(self) -> None:
+        """Returns once every shard is held by one of the coordinators, evenly."""
+        while True:
+            held = [set(p.coordinator.ownership.fences) for p in self.processes.values() if not p.ended.is_set()]
+            fair = -(-SHARDS // len(held))
+            if sum(map(len, held)) == len(set().union(*held)) == SHARDS and max(map(len, held)) <= fair:
+                return
+            await trio.sleep(0.1)
+
     async def hear_keepers(self) -> None:
         """Every keeper checks in, and is online when this returns. Check-ins that were known count too."""
-        assert self.coordinator is not None
         for keeper in self.keepers:
             await keeper.check_in()
-        while self.coordinator.status()["active_keepers"] < len(self.keepers):  # noqa: ASYNC110
+        while any(  # noqa: ASYNC110
+            p.coordinator.status()["active_keepers"] < len(self.keepers)
+            for p in self.processes.values()
+            if not p.ended.is_set() and not p.scope.cancel_called
+        ):
             await trio.sleep(0.01)
 
-    def kill(self) -> None:
+    def kill(self, name: str = "coordinator") -> None:
         """As SIGKILL: nothing runs to its end, nobody is told."""
-        self.mesh.leave("coordinator")
-        self._scope.cancel()
+        self.mesh.leave(name)
+        self.server.isolate(name)
+        self.processes[name].scope.cancel()
+
+    async def stop(self, name: str = "coordinator") -> None:
+        """As SIGTERM: it hands over, and has ended when this returns."""
+        self.processes[name].scope.cancel()
+        await self.processes[name].ended.wait()
+        self.mesh.leave(name)
 
     def posted(self, job_id: int, **changes: object) -> Posted:
         job = self.ledger.state.jobs[job_id]
@@ -193,9 +240,9 @@ class World:
             id=job_id,
             owner=job.owner,
             title="a job",
-            definition=1,
+            definition=job.definition,
             time_frame=job.time_frame,
-            interval=job.interval,
+            trigger=Interval(job.interval) if job.interval else Cron("* * * * *"),
             chain_id=self.ledger.domain.chain_id,
             created_chain_id=self.ledger.domain.chain_id,
             contract=job.target,
@@ -203,25 +250,29 @@ class World:
             abi="",
             arg_type=1,
             arguments='["5"]',
-            priority=3,
-            security=0,
-            custom=True,
-            timezone="UTC",
             is_imua=True,
-            is_safe=False,
-            safe_name="",
-            safe_address="",
             cost_prediction="0.1",
-            language="",
+            recurring=job.recurring,
         )
         return replace(posted, **changes)  # type: ignore[arg-type]
 
-    async def post(self, *, interval: int = 10, time_frame: int = 10) -> int:
-        """A job on chain and in the coordinator; its id."""
-        assert self.coordinator is not None
-        job_id = self.ledger.create_job(OWNER, target=TARGET, interval=interval, time_frame=time_frame)
-        taken = await self.coordinator.jobs.create(self.posted(job_id), key_owner=KEY_OWNER, trace_id="tgrx-test")
-        self.call = taken.job.target.call
+    def create(self, *, interval: int = 10, time_frame: int = 10, definition: int = 1, recurring: bool = True) -> int:
+        """A job on chain; its id."""
+        return self.ledger.create_job(
+            OWNER, target=TARGET, interval=interval, time_frame=time_frame, definition=definition, recurring=recurring
+        )
+
+    async def take_on(self, *posted: Posted, via: str | None = None) -> list[Job]:
+        """Jobs of the chain, posted together: as they are stored."""
+        coordinator = self.processes[via].coordinator if via else self.coordinator
+        taken = await coordinator.jobs.create(posted, key_owner=KEY_OWNER, trace_id="tgrx-test")
+        self.calls.update((job.id, job.target.call) for job in taken.jobs)
+        return list(taken.jobs)
+
+    async def post(self, *, interval: int = 10, time_frame: int = 10, via: str | None = None, **changes: object) -> int:
+        """A time job on chain and in a coordinator; its id."""
+        job_id = self.create(interval=interval, time_frame=time_frame)
+        await self.take_on(self.posted(job_id, **changes), via=via)
         return job_id
 
     async def tasks(self, job_id: int) -> list[TaskRecord]:
@@ -276,13 +327,21 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    *, keepers: int = 3, store: Store | None = None, policy: DispatchPolicy | None = None
+    *,
+    keepers: int = 3,
+    store: Store | None = None,
+    policy: DispatchPolicy | None = None,
+    keeper_policy: scoring.Policy | None = None,
+    coordinators: tuple[str, ...] = ("coordinator",),
 ) -> AsyncIterator[World]:
-    """A world with a running coordinator."""
+    """A world with running coordinators, one unless named."""
     policy = policy or DispatchPolicy(ack_timeout=30, retries=(1, 2, 4), window=60, settle=15)
     async with trio.open_nursery() as nursery:
-        world = World(nursery, store or MemoryStore(), policy)
+        world = World(nursery, store or MemoryStore(), policy, keeper_policy or scoring.Policy())
         await world.add_keepers(keepers)
-        await world.start()
+        for name in coordinators:
+            await world.start(name)
+        if coordinators:
+            await world.shared()
         yield world
         nursery.cancel_scope.cancel()
