@@ -263,6 +263,14 @@ def follower(job: Job, linked: Job | None) -> Job | None:
     return linked if linked is not None and linked.waiting and linked.owner == job.owner else None
 
 
+def moved_by(ended: Job, waits: Job, at: int) -> Job:
+    """What becomes of a job that waits, by the end of the one before it. When it ends by that too, its own follower is next."""
+    if ended.status is not JobStatus.COMPLETED:
+        return replace(waits, status=JobStatus.FAILED, updated_at=at)
+    after = begun(waits, at)
+    return replace(after, status=JobStatus.COMPLETED) if after.spent else after
+
+
 # --- gaps
 
 
@@ -274,8 +282,3 @@ def gap_horizon(gap: Gap) -> int:
 def by_end(gap: Gap) -> tuple[int, int, str]:
     """Their order."""
     return gap.ended, gap.began, gap.scope
-
-
-def exhausted(job: Job) -> bool:
-    """Whether the job completes as soon as its last task has ended."""
-    return job.active and job.spent

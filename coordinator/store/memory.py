@@ -115,9 +115,8 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         if (job := self._jobs.get(job_id)) is None:
             return None
-        self._put(rules.resumed(job, next_due, at) or job)
-        self._complete(job_id, at)
-        return self._jobs[job_id]
+        after = self._put(rules.resumed(job, next_due, at) or job)
+        return self._complete(job_id, at) or after
 
     async def update_job(self, job: Job) -> Job | None:
         await trio.lowlevel.checkpoint()
@@ -341,20 +340,10 @@ class MemoryStore:
         job = self._jobs.get(job_id)
         if job is None or job.ended:
             return job
-        job = self._put(replace(job, status=status, updated_at=at))
-        self._follow(job, at)
+        job = last = self._put(replace(job, status=status, updated_at=at))
+        while last.ended and (waits := rules.follower(last, self._jobs.get(last.link_job_id))) is not None:
+            last = self._put(rules.moved_by(last, waits, at))
         return job
-
-    def _follow(self, ended: Job, at: int) -> None:
-        """What waits for a job that has ended begins, or fails."""
-        waits = rules.follower(ended, self._jobs.get(ended.link_job_id))
-        if waits is None:
-            return
-        if ended.status is JobStatus.COMPLETED:
-            self._put(rules.begun(waits, at))
-            self._complete(waits.id, at)
-        else:
-            self._end(waits.id, JobStatus.FAILED, at)
 
     def _complete(self, job_id: int, at: int) -> Job | None:
         job = self._jobs.get(job_id)
@@ -393,7 +382,7 @@ class MemoryStore:
         job = self._put(rules.job_after(self._jobs[after.job_id], before, after, at))
         if (settled := rules.settlement(before, after, change)) is not None:
             user = self._users[job.owner]
-            self._users[job.owner] = replace(user, points=user.points + settled.user_points)
+            self._users[job.owner] = replace(user, points=user.points + settled.user_points, updated_at=at)
             for address, credits in settled.keepers.items():
                 record = self._record_of(after.chain_id, address)
                 self._records[after.chain_id, address] = rules.credited(record, credits)

@@ -169,6 +169,10 @@ class Job:
         )
 
     @property
+    def shard(self) -> int:
+        return shard_of(self.id)
+
+    @property
     def expires_at(self) -> int:
         """The last second of its life: it may still fire then."""
         return self.created_at + self.time_frame
@@ -249,6 +253,10 @@ class Task:
     successful: bool | None = None
     submission_tx: bytes | None = None
     stages: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def shard(self) -> int:
+        return shard_of(self.job_id)
 
     @property
     def ended(self) -> bool:

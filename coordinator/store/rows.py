@@ -1,199 +1,191 @@
-"""Records as rows: which attribute is which column, and how each value is written."""
+"""Records as rows of the schema's tables."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from consensus.lifecycle import TaskState
-from consensus.triggers import Interval
-from coordinator.store.records import ApiKey, Attempt, Job, JobStatus, KeeperSeen, Planned, Target, Task, User
+from coordinator.store.records import (
+    ApiKey,
+    Attempt,
+    Edge,
+    Gap,
+    Job,
+    JobStatus,
+    KeeperRecord,
+    KeeperSeen,
+    MissedPolicy,
+    Planned,
+    Target,
+    Task,
+    User,
+)
+from coordinator.store.table import Column, Table, big, flag, plain
+from coordinator.store.trigger_columns import COLUMNS, columns_of, kind_of, observation_of, text_of, trigger_of
 
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _optional(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else fn(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """`name` in the table, `attribute` of the record, and both ways of writing the value."""
-
-    name: str
-    attribute: str
-    write: Callable[[Any], Any] = _same
-    read: Callable[[Any], Any] = _same
-
-
-def _plain(*names: str) -> list[Column]:
-    return [Column(name, name) for name in names]
-
-
-def _big(name: str, attribute: str) -> Column:
-    """An integer beyond 64 bits, or none: decimal text."""
-    return Column(name, attribute, _optional(str), _optional(int))
-
-
-def _flag(name: str, attribute: str) -> Column:
-    return Column(name, attribute, _optional(int), _optional(bool))
+_MOST = 2**63 - 1
 
 
 def _json_ids(ids: tuple[int, ...]) -> str:
-    return json.dumps(ids)
+    return json.dumps(ids) if ids else "[]"
 
 
-class Table:
-    """The SQL of one table for one kind of record."""
-
-    def __init__(self, name: str, key: Iterable[str], columns: list[Column]) -> None:
-        self.name = name
-        self.columns = columns
-        names = [c.name for c in columns]
-        keys = list(key)
-        others = [n for n in names if n not in keys]
-        self.select = f"SELECT {', '.join(f'{name}.{n}' for n in names)} FROM {name}"  # noqa: S608 - our own names
-        self._insert = f"INSERT INTO {name} ({', '.join(names)}) VALUES ({', '.join(f':{n}' for n in names)})"  # noqa: S608
-        where = " AND ".join(f"{k} = :{k}" for k in keys)
-        self._update = f"UPDATE {name} SET {', '.join(f'{n} = :{n}' for n in others)} WHERE {where}"  # noqa: S608
-        self._upsert = (
-            f"{self._insert} ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in others)}"
-        )
-
-    def row(self, record: Any) -> dict[str, Any]:
-        return {c.name: c.write(getattr(record, c.attribute)) for c in self.columns}
-
-    def attributes(self, row: Iterable[Any]) -> dict[str, Any]:
-        return {c.attribute: c.read(v) for c, v in zip(self.columns, row, strict=True)}
-
-    def insert(self, db: sqlite3.Connection, record: Any) -> None:
-        db.execute(self._insert, self.row(record))
-
-    def update(self, db: sqlite3.Connection, record: Any) -> None:
-        db.execute(self._update, self.row(record))
-
-    def upsert(self, db: sqlite3.Connection, record: Any) -> None:
-        db.execute(self._upsert, self.row(record))
+def _counts_of(text: str) -> dict[int, int]:
+    return {int(definition): count for definition, count in json.loads(text).items()}
 
 
 USERS = Table(
     "user_data",
-    ["user_id"],
+    ["user_address"],
     [
-        Column("user_id", "id"),
         Column("user_address", "address"),
         Column("email_id", "email"),
-        Column("user_points", "points"),
-        *_plain("total_jobs", "total_tasks", "created_at"),
+        big("user_points", "points"),
+        *plain("total_jobs", "total_tasks", "created_at"),
         Column("last_updated_at", "updated_at"),
     ],
 )
 
-_JOB_COLUMNS = [
-    _big("job_id", "id"),
-    Column("user_address", "owner"),
-    Column("key_owner", "key_owner"),
-    Column("job_title", "title"),
-    Column("task_definition_id", "definition"),
-    *_plain("priority", "security"),
-    _big("link_job_id", "link_job_id"),
-    Column("chain_status", "chain_status"),
-    _flag("custom", "custom"),
-    Column("time_frame", "time_frame"),
-    _flag("recurring", "recurring"),
-    Column("status", "status", str, JobStatus),
-    Column("job_cost_prediction", "cost_prediction"),
-    _big("job_cost_actual", "cost_actual"),
-    *_plain("created_at", "posted_at", "updated_at", "last_executed_at", "timezone"),
-    _flag("is_imua", "is_imua"),
-    Column("created_chain_id", "created_chain_id"),
-    _flag("is_safe", "is_safe"),
-    *_plain("safe_name", "safe_address", "spec", "trace_id"),
-]
-
-_TARGET_COLUMNS = [
-    Column("target_chain_id", "chain_id"),
-    Column("target_contract_address", "contract"),
-    Column("target_function", "function"),
-    Column("target_signature", "signature"),
-    *_plain("abi", "arg_type", "arguments"),
-    Column("dynamic_arguments_script_url", "script_url"),
-    *_plain("language", "call", "gas_limit"),
-]
-
-
-class _JobTable(Table):
-    """job_data holds the job and its target; the trigger stands in a table of its own kind."""
-
-    def row(self, record: Job) -> dict[str, Any]:
-        row = {c.name: c.write(getattr(record, c.attribute)) for c in _JOB_COLUMNS}
-        return row | {c.name: c.write(getattr(record.target, c.attribute)) for c in _TARGET_COLUMNS}
-
-
-JOBS = _JobTable("job_data", ["job_id"], [*_JOB_COLUMNS, *_TARGET_COLUMNS])
-_TRIGGER = "schedule_type, time_interval, next_execution_timestamp"
-SELECT_JOB = JOBS.select.replace(" FROM", f", {_TRIGGER} FROM") + " JOIN time_job_data USING (job_id)"
-SELECT_PLANNED = (
-    "SELECT job_id, target_chain_id, task_definition_id, time_job_data.created_at, expiration_time, trace_id,"  # noqa: S608
-    f" {_TRIGGER} FROM time_job_data JOIN job_data USING (job_id)"
-    " WHERE is_active = 1 AND next_execution_timestamp IS NOT NULL AND job_id > ? ORDER BY job_id LIMIT ?"
+JOBS = Table(
+    "job_data",
+    ["job_id"],
+    [
+        big("job_id", "id"),
+        Column("user_address", "owner"),
+        Column("key_owner", "key_owner"),
+        Column("job_title", "title"),
+        Column("task_definition_id", "definition"),
+        *plain("priority", "security"),
+        big("link_job_id", "link_job_id"),
+        Column("chain_status", "chain_status"),
+        flag("custom", "custom"),
+        Column("time_frame", "time_frame"),
+        flag("recurring", "recurring"),
+        Column("status", "status", str, JobStatus),
+        Column("job_cost_prediction", "cost_prediction"),
+        big("job_cost_actual", "cost_actual"),
+        *plain("created_at", "posted_at", "updated_at", "last_executed_at", "timezone"),
+        flag("is_imua", "is_imua"),
+        Column("created_chain_id", "created_chain_id"),
+        flag("is_safe", "is_safe"),
+        *plain("safe_name", "safe_address", "trace_id"),
+        Column("target_chain_id", "target.chain_id"),
+        Column("trigger", "trigger", text_of, trigger_of),
+        Column("missed_run_policy", "missed", str, MissedPolicy),
+        Column("next_execution_timestamp", "next_due"),
+        Column("starts_at", "starts_at"),
+        flag("spent", "spent"),
+        Column("edge_number", "edge.number"),
+        flag("edge_armed", "edge.armed"),
+        flag("caught_up", "caught_up"),
+        Column("revision", "revision"),
+    ],
+    derived=[
+        ("shard", lambda job: job.shard),
+        ("trigger_kind", lambda job: kind_of(job.trigger)),
+        ("expiration_time", lambda job: min(job.expires_at, _MOST)),
+    ],
 )
-INSERT_TIME_JOB = (
-    "INSERT INTO time_job_data VALUES (:job_id, :schedule_type, :time_interval, :created_at, :expiration_time,"
-    " :next_execution_timestamp, :is_active)"
+HOW_FAR = (
+    "status",
+    "job_cost_actual",
+    "updated_at",
+    "last_executed_at",
+    "next_execution_timestamp",
+    "starts_at",
+    "spent",
+    "edge_number",
+    "edge_armed",
+    "caught_up",
+    "revision",
 )
-UPDATE_TIME_JOB = (
-    "UPDATE time_job_data SET next_execution_timestamp = :next_execution_timestamp, is_active = :is_active WHERE job_id = :job_id"
-)
+"""Columns of job_data in which a job moves on."""
 
 
-def time_job_row(job: Job) -> dict[str, Any]:
-    return {
-        "job_id": str(job.id),
-        "schedule_type": "interval",
-        "time_interval": job.trigger.interval,
-        "created_at": job.created_at,
-        "expiration_time": job.expires_at,
-        "next_execution_timestamp": job.next_due,
-        "is_active": int(job.active),
-    }
+def _of_trigger(name: str) -> Callable[[Job], Any]:
+    return lambda job: columns_of(job.trigger).get(name)
+
+
+SPECS = Table(
+    "job_specs",
+    ["job_no"],
+    [
+        Column("target_contract_address", "target.contract"),
+        Column("target_function", "target.function"),
+        Column("target_signature", "target.signature"),
+        *[Column(name, f"target.{name}") for name in ("abi", "arg_type", "arguments")],
+        Column("dynamic_arguments_script_url", "target.script_url"),
+        *[Column(name, f"target.{name}") for name in ("language", "call", "gas_limit")],
+        Column("spec", "spec"),
+    ],
+    derived=[(name, _of_trigger(name)) for name in COLUMNS],
+    given=["job_no"],
+)
+SELECT_JOB = f"SELECT {JOBS.selected}, {SPECS.selected} FROM job_data JOIN job_specs USING (job_no)"  # noqa: S608
+
+_PLANNED = (
+    "SELECT job_id, target_chain_id, task_definition_id, trigger, created_at, time_frame, starts_at,"
+    " next_execution_timestamp, recurring, missed_run_policy, priority, edge_number, edge_armed, caught_up, trace_id, revision"
+    " FROM job_data WHERE is_planned = 1"
+)
+SELECT_PLANNED = _PLANNED + " AND shard = ? AND job_id > ? ORDER BY job_id LIMIT ?"
+SELECT_PLANNED_JOB = _PLANNED + " AND job_id = ?"
 
 
 def job_of(row: tuple[Any, ...]) -> Job:
-    size = len(_JOB_COLUMNS)
-    job = {c.attribute: c.read(v) for c, v in zip(_JOB_COLUMNS, row[:size], strict=True)}
-    target = {c.attribute: c.read(v) for c, v in zip(_TARGET_COLUMNS, row[size:-3], strict=True)}
-    _kind, interval, next_due = row[-3:]
-    return Job(**job, target=Target(**target), trigger=Interval(interval), next_due=next_due)
+    size = len(JOBS.columns)
+    job = JOBS.attributes(row[:size]) | SPECS.attributes(row[size:])
+    target = {name.removeprefix("target."): job.pop(name) for name in list(job) if name.startswith("target.")}
+    edge = _edge(job.pop("edge.number"), job.pop("edge.armed"))
+    return Job(**job, target=Target(**target), edge=edge)
+
+
+@lru_cache(maxsize=1024)
+def _edge(number: int, armed: bool) -> Edge:
+    return Edge(number, bool(armed))
 
 
 def planned_of(row: tuple[Any, ...]) -> Planned:
-    job_id, chain_id, definition, created_at, expires_at, trace_id, _kind, interval, next_due = row
-    return Planned(int(job_id), chain_id, definition, Interval(interval), created_at, expires_at - created_at, next_due, trace_id)
+    return Planned(
+        int(row[0]),
+        row[1],
+        row[2],
+        trigger_of(row[3]),
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        bool(row[8]),
+        MissedPolicy(row[9]),
+        row[10],
+        _edge(row[11], row[12]),
+        bool(row[13]),
+        row[14],
+        row[15],
+    )
 
 
 TASKS = Table(
     "task_data",
     ["task_id"],
     [
-        _big("task_id", "id"),
-        _big("job_id", "job_id"),
+        big("task_id", "id"),
+        big("job_id", "job_id"),
         Column("chain_id", "chain_id"),
-        _big("trigger_id", "trigger_id"),
+        big("trigger_id", "trigger_id"),
         Column("task_definition_id", "definition"),
-        *_plain("created_at_ms", "trace_id"),
+        *plain("created_at_ms", "trace_id", "scheduled_at", "priority"),
+        Column("observation", "observation", text_of, observation_of),
         Column("task_status", "state", str, TaskState),
         Column("reason", "reason"),
         Column("task_error", "detail"),
         Column("attempt", "attempt"),
         Column("converted_arguments", "arguments"),
-        _big("task_opx_predicted_cost", "predicted_cost"),
-        _big("task_opx_cost", "cost"),
+        big("task_opx_predicted_cost", "predicted_cost"),
+        big("task_opx_cost", "cost"),
         Column("task_number", "number"),
         Column("execution_timestamp", "executed_at"),
         Column("execution_tx_hash", "execution_tx"),
@@ -201,37 +193,53 @@ TASKS = Table(
         Column("task_performer_id", "performer_id"),
         Column("task_attester_ids", "attester_ids", _json_ids, lambda text: tuple(json.loads(text))),
         Column("proof_of_task", "proof"),
-        _flag("is_accepted", "accepted"),
-        _flag("is_successful", "successful"),
+        flag("is_accepted", "accepted"),
+        flag("is_successful", "successful"),
         Column("task_submission_tx_hash", "submission_tx"),
         Column("stages", "stages", lambda stages: json.dumps(dict(stages)), json.loads),
-        Column("is_open", "ended", lambda ended: int(not ended)),
     ],
+    derived=[("is_open", lambda task: int(not task.ended)), ("shard", lambda task: task.shard)],
+    given=["job_no"],
 )
-
-
-def task_of(row: tuple[Any, ...]) -> Task:
-    attributes = TASKS.attributes(row)
-    del attributes["ended"]
-    return Task(**attributes)
-
+MOVES = (
+    "task_status",
+    "reason",
+    "task_error",
+    "attempt",
+    "converted_arguments",
+    "task_opx_predicted_cost",
+    "task_opx_cost",
+    "task_number",
+    "execution_timestamp",
+    "execution_tx_hash",
+    "performer_address",
+    "task_performer_id",
+    "task_attester_ids",
+    "proof_of_task",
+    "is_accepted",
+    "is_successful",
+    "task_submission_tx_hash",
+    "stages",
+)
+"""Columns of task_data in which a task moves on."""
+ENDS = (*MOVES, "is_open")
 
 ATTEMPTS = Table(
     "task_attempts",
     ["task_id", "attempt"],
     [
-        _big("task_id", "task_id"),
+        big("task_id", "task_id"),
         Column("attempt", "number"),
         Column("performer_address", "performer"),
-        *_plain("peer_id", "not_before", "deadline", "message", "created_ms", "published_ms", "acknowledged_ms"),
-        *_plain("ended_ms", "code", "detail"),
+        *plain("peer_id", "not_before", "deadline", "message", "created_ms", "published_ms", "acknowledged_ms"),
+        *plain("ended_ms", "code", "detail"),
     ],
 )
 
 KEYS = Table(
     "apikeys",
     ["digest"],
-    [*_plain("digest", "masked", "owner", "role"), _flag("is_active", "active"), *_plain("rate_limit", "created_at")],
+    [*plain("digest", "masked", "owner", "role"), flag("is_active", "active"), *plain("rate_limit", "created_at")],
 )
 
 KEEPERS = Table(
@@ -240,15 +248,44 @@ KEEPERS = Table(
     [
         Column("chain_id", "chain_id"),
         Column("keeper_address", "address"),
-        *_plain("peer_id", "version", "first_seen"),
+        *plain("peer_id", "version", "first_seen"),
         Column("last_checked_in", "last_seen"),
         Column("uptime", "uptime_s"),
+        Column("sandbox", "sandbox"),
     ],
 )
 
+RECORDS = Table(
+    "keeper_data",
+    ["chain_id", "keeper_address"],
+    [
+        Column("chain_id", "chain_id"),
+        Column("keeper_address", "address"),
+        big("keeper_points", "points"),
+        big("rewards", "rewards"),
+        Column("no_executed_tasks", "executed"),
+        Column("no_attested_tasks", "attested"),
+        Column("no_rejected_tasks", "rejected"),
+        Column("no_failed_attempts", "failed"),
+        Column("executed_by_definition", "by_definition", lambda counts: json.dumps(dict(counts)), _counts_of),
+        Column("rewards_booster", "booster"),
+        flag("whitelisted", "whitelisted"),
+        Column("keeper_name", "name"),
+        Column("email_id", "email"),
+        Column("chat_id", "chat_id"),
+    ],
+    derived=[("is_recorded", lambda _: 1)],
+)
+
+SELECT_USER = USERS.select.replace("SELECT ", "SELECT user_data.user_id, ")
+
 
 def user_of(row: tuple[Any, ...]) -> User:
-    return User(**USERS.attributes(row))
+    return User(id=row[0], **USERS.attributes(row[1:]))
+
+
+def task_of(row: tuple[Any, ...]) -> Task:
+    return Task(**TASKS.attributes(row))
 
 
 def attempt_of(row: tuple[Any, ...]) -> Attempt:
@@ -261,3 +298,11 @@ def key_of(row: tuple[Any, ...]) -> ApiKey:
 
 def keeper_of(row: tuple[Any, ...]) -> KeeperSeen:
     return KeeperSeen(**KEEPERS.attributes(row))
+
+
+def record_of(row: tuple[Any, ...]) -> KeeperRecord:
+    return KeeperRecord(**RECORDS.attributes(row))
+
+
+def gap_of(row: tuple[Any, ...]) -> Gap:
+    return Gap(*row)

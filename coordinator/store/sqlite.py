@@ -1,23 +1,25 @@
-"""The store in one SQLite file: WAL, synced on every commit, one transaction a call."""
+"""The store in one SQLite file: WAL, synced on every commit, one transaction a call; several processes may share it."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from consensus.lifecycle import TaskState
-from coordinator.store import rows
-from coordinator.store.changes import changed, exhausted, fired, job_after
+from coordinator.store import changes as rules
+from coordinator.store import rows, steps
+from coordinator.store.port import Fences
 from coordinator.store.records import (
     ApiKey,
     Attempt,
+    Fired,
     Firing,
+    Gap,
     Job,
     JobStatus,
+    KeeperRecord,
     KeeperSeen,
     Planned,
     Task,
@@ -27,14 +29,21 @@ from coordinator.store.records import (
 from coordinator.store.schema import MIGRATIONS
 from node.infra.sqlite import Database, open_database
 
-R = TypeVar("R")
+_CACHE_KIB = 64 * 1024  # the indexes of some hundred thousand jobs: a firing then reads little
+_WAL_PAGES = 16_384  # 64 MiB: jobs that fire often are written to the file once for many firings
 
 
 @asynccontextmanager
 async def open_store(path: Path | str) -> AsyncIterator[SqliteStore]:
     """Opens or creates the file; `:memory:` keeps nothing. Raises `Misconfigured` for a folder that cannot be used."""
     async with open_database(path, MIGRATIONS, durable=True) as database:
+        await database.write(_tune)
         yield SqliteStore(database)
+
+
+def _tune(db: sqlite3.Connection) -> None:
+    db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
 
 
 class SqliteStore:
@@ -43,29 +52,20 @@ class SqliteStore:
     def __init__(self, database: Database) -> None:
         self._db = database
 
+    # users and jobs
+
     async def user(self, address: bytes) -> User | None:
-        return await self._db.read(lambda db: _user(db, address))
+        return await self._db.read(lambda db: steps.user(db, address))
 
     async def add_job(self, job: Job) -> Job:
-        def add(db: sqlite3.Connection) -> Job:
-            if (known := _job(db, job.id)) is not None:
-                return known
-            at = job.posted_at
-            if _user(db, job.owner) is None:
-                db.execute(
-                    "INSERT INTO user_data (user_address, created_at, last_updated_at) VALUES (?, ?, ?)", (job.owner, at, at)
-                )
-            db.execute(
-                "UPDATE user_data SET total_jobs = total_jobs + 1, last_updated_at = ? WHERE user_address = ?", (at, job.owner)
-            )
-            rows.JOBS.insert(db, job)
-            db.execute(rows.INSERT_TIME_JOB, rows.time_job_row(job))
-            return job
+        [stored] = await self.add_jobs([job])
+        return stored
 
-        return await self._db.write(add)
+    async def add_jobs(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        return await self._db.write(lambda db: steps.add_jobs(db, jobs))
 
     async def job(self, job_id: int) -> Job | None:
-        return await self._db.read(lambda db: _job(db, job_id))
+        return await self._db.read(lambda db: steps.job(db, job_id))
 
     async def jobs(self, *, key_owner: str, owner: bytes | None = None) -> Sequence[Job]:
         where = " WHERE key_owner = ?"
@@ -73,49 +73,110 @@ class SqliteStore:
         if owner is not None:
             where += " AND user_address = ?"
             arguments.append(owner)
-        query = rows.SELECT_JOB + where + " ORDER BY posted_at, job_data.job_id"
-        return await self._db.read(lambda db: _all(db, query, arguments, rows.job_of))
+        query = rows.SELECT_JOB + where + " ORDER BY posted_at, job_id"
+        return await self._db.read(lambda db: steps.every(db, query, arguments, rows.job_of))
 
-    async def planned(self, after: int | None, limit: int) -> Sequence[Planned]:
-        start = "" if after is None else str(after)
-        return await self._db.read(lambda db: _all(db, rows.SELECT_PLANNED, [start, limit], rows.planned_of))
+    async def set_email(self, address: bytes, email: str, at: int) -> User | None:
+        query = "UPDATE user_data SET email_id = ?, last_updated_at = ? WHERE user_address = ?"
+
+        def write(db: sqlite3.Connection) -> User | None:
+            db.execute(query, (email, at, address))
+            return steps.user(db, address)
+
+        return await self._db.write(write)
+
+    async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
+        arguments = [shard, "" if after is None else str(after), limit]
+        return await self._db.read(lambda db: steps.every(db, rows.SELECT_PLANNED, arguments, rows.planned_of))
+
+    async def planned_job(self, job_id: int) -> Planned | None:
+        return await self._db.read(lambda db: steps.one(db, rows.SELECT_PLANNED_JOB, [str(job_id)], rows.planned_of))
 
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
-        return await self._db.write(lambda db: _end_job(db, job_id, status, at))
+        return await self._db.write(lambda db: steps.end(db, job_id, status, at))
 
-    async def complete_job(self, job_id: int, at: int) -> bool:
-        return await self._db.write(lambda db: _complete(db, job_id, at))
+    async def pause_job(self, job_id: int, at: int) -> Job | None:
+        def pause(db: sqlite3.Connection) -> Job | None:
+            job = steps.job(db, job_id)
+            after = rules.paused(job, at) if job is not None else None
+            return job if after is None else steps.move_job(db, after)
 
-    async def fire(self, firings: Sequence[Firing], at: int) -> Sequence[bool]:
-        return await self._db.write(lambda db: [_fire(db, firing, at) for firing in firings])
+        return await self._db.write(pause)
+
+    async def resume_job(self, job_id: int, next_due: int | None, at: int) -> Job | None:
+        def resume(db: sqlite3.Connection) -> Job | None:
+            job = steps.job(db, job_id)
+            after = rules.resumed(job, next_due, at) if job is not None else None
+            if after is not None:
+                steps.move_job(db, after)
+            return steps.complete(db, job_id, at) or after or job
+
+        return await self._db.write(resume)
+
+    async def update_job(self, job: Job) -> Job | None:
+        def update(db: sqlite3.Connection) -> Job | None:
+            stored = steps.job(db, job.id)
+            after = rules.updated(stored, job) if stored is not None else None
+            return steps.replace_job(db, after) if after is not None else None
+
+        return await self._db.write(update)
+
+    async def complete_job(self, job_id: int, at: int) -> Job | None:
+        return await self._db.write(lambda db: steps.complete(db, job_id, at))
+
+    async def expire_jobs(self, shard: int, at: int, limit: int) -> Sequence[int]:
+        return await self._db.write(lambda db: steps.expire(db, shard, at, limit))
+
+    async def job_counts(self) -> dict[JobStatus, int]:
+        query = "SELECT status, jobs FROM job_counts WHERE jobs > 0"
+        return await self._db.read(lambda db: {JobStatus(status): n for status, n in db.execute(query)})
+
+    async def linked_to(self, job_id: int) -> Job | None:
+        query = rows.SELECT_JOB + " WHERE job_id = (SELECT link_job_id FROM job_data WHERE job_id = ?)"  # noqa: S608
+        return await self._db.read(lambda db: steps.one(db, query, [str(job_id)], rows.job_of))
+
+    # tasks
+
+    async def fire(self, firings: Sequence[Firing], at: int, fences: Fences) -> Sequence[Fired]:
+        held = dict(fences)  # as it is now: it may change before the transaction begins
+        return await self._db.write(lambda db: steps.fire(db, firings, at, held))
 
     async def task(self, task_id: int) -> Task | None:
-        return await self._db.read(lambda db: _task(db, task_id))
+        return await self._db.read(lambda db: steps.task(db, task_id))
 
     async def tasks_of_job(self, job_id: int, limit: int) -> Sequence[Task]:
-        query = rows.TASKS.select + " WHERE job_id = ? ORDER BY created_at_ms DESC, rowid DESC LIMIT ?"
-        return (await self._db.read(lambda db: _all(db, query, [str(job_id), limit], rows.task_of)))[::-1]
+        query = f"{rows.TASKS.select} {_NEWEST_OF_JOB}"
+        return (await self._db.read(lambda db: steps.every(db, query, [str(job_id), limit], rows.task_of)))[::-1]
 
     async def task_ids_of_job(self, job_id: int, limit: int) -> Sequence[int]:
-        query = "SELECT task_id FROM task_data WHERE job_id = ? ORDER BY created_at_ms DESC, rowid DESC LIMIT ?"
-        return (await self._db.read(lambda db: _all(db, query, [str(job_id), limit], lambda row: int(row[0]))))[::-1]
+        query = f"SELECT task_id FROM task_data {_NEWEST_OF_JOB}"  # noqa: S608 - our own words
+        return (await self._db.read(lambda db: steps.every(db, query, [str(job_id), limit], lambda row: int(row[0]))))[::-1]
 
-    async def open_tasks(self) -> Sequence[Task]:
-        query = rows.TASKS.select + " WHERE is_open = 1 ORDER BY created_at_ms, rowid"
-        return await self._db.read(lambda db: _all(db, query, [], rows.task_of))
+    async def open_tasks(self, shards: Sequence[int] | None = None) -> Sequence[Task]:
+        query, arguments = f"{rows.TASKS.select} WHERE is_open = 1", list(shards or ())
+        if shards is not None:
+            query += f" AND shard IN ({', '.join('?' * len(arguments))})"
+        query += " ORDER BY created_at_ms, task_no"
+        return await self._db.read(lambda db: steps.every(db, query, arguments, rows.task_of))
+
+    async def recent_tasks(self, limit: int) -> Sequence[Task]:
+        query = rows.TASKS.select + " ORDER BY task_no DESC LIMIT ?"
+        return await self._db.read(lambda db: steps.every(db, query, [limit], rows.task_of))
 
     async def change(self, change: TaskChange, at: int) -> Task | None:
-        return await self._db.write(lambda db: _change(db, change, at))
+        return await self._db.write(lambda db: steps.change(db, change, at))
 
     async def task_counts(self) -> dict[tuple[str, str], int]:
         query = "SELECT task_status, reason, tasks FROM task_counts WHERE tasks > 0"
         return await self._db.read(lambda db: {(state, reason): n for state, reason, n in db.execute(query)})
 
+    # attempts: the outbox
+
     async def add_attempt(self, attempt: Attempt, change: TaskChange, at: int) -> Task | None:
         def add(db: sqlite3.Connection) -> Task | None:
-            if _attempt(db, attempt.task_id, attempt.number) is not None:
+            if steps.attempt(db, attempt.task_id, attempt.number) is not None:
                 return None
-            if (task := _change(db, change, at)) is not None:
+            if (task := steps.change(db, change, at)) is not None:
                 rows.ATTEMPTS.insert(db, attempt)
             return task
 
@@ -123,158 +184,129 @@ class SqliteStore:
 
     async def attempts(self, task_id: int) -> Sequence[Attempt]:
         query = rows.ATTEMPTS.select + " WHERE task_id = ? ORDER BY attempt"
-        return await self._db.read(lambda db: _all(db, query, [str(task_id)], rows.attempt_of))
+        return await self._db.read(lambda db: steps.every(db, query, [str(task_id)], rows.attempt_of))
 
     async def mark_published(self, task_id: int, number: int, at_ms: int) -> None:
-        def mark(db: sqlite3.Connection) -> None:
-            attempt, task = _attempt(db, task_id, number), _task(db, task_id)
-            if attempt is None or task is None or attempt.published_ms is not None:
-                return
-            rows.ATTEMPTS.update(db, replace(attempt, published_ms=at_ms))
-            rows.TASKS.update(db, replace(task, stages={"published": at_ms, **task.stages}))
-
-        await self._db.write(mark)
+        await self._db.write(lambda db: steps.published(db, task_id, number, at_ms))
 
     async def acknowledge(self, task_id: int, number: int, at_ms: int) -> Task | None:
-        def mark(db: sqlite3.Connection) -> Task | None:
-            attempt = _attempt(db, task_id, number)
-            if attempt is None or attempt.ended_ms is not None:
-                return None
-            if attempt.acknowledged_ms is None:
-                rows.ATTEMPTS.update(db, replace(attempt, acknowledged_ms=at_ms))
-            step = TaskChange(task_id, (TaskState.ACKNOWLEDGED,), stages={"acknowledged": at_ms})
-            return _change(db, step, at_ms // 1000) or _task(db, task_id)
+        return await self._db.write(lambda db: steps.acknowledged(db, task_id, number, at_ms))
 
-        return await self._db.write(mark)
+    async def end_attempt(self, task_id: int, number: int, code: str, detail: str, at_ms: int, *, fault: bool = False) -> bool:
+        return await self._db.write(lambda db: steps.given_up(db, task_id, number, code, detail, at_ms, fault))
 
-    async def end_attempt(self, task_id: int, number: int, code: str, detail: str, at_ms: int) -> bool:
-        def end(db: sqlite3.Connection) -> bool:
-            attempt = _attempt(db, task_id, number)
-            if attempt is None or attempt.ended_ms is not None:
-                return False
-            rows.ATTEMPTS.update(db, replace(attempt, ended_ms=at_ms, code=code, detail=detail))
-            return True
+    # chain
 
-        return await self._db.write(end)
+    async def checkpoint(self, name: str) -> int | None:
+        query = "SELECT block FROM checkpoints WHERE name = ?"
+        return await self._db.read(lambda db: steps.one(db, query, [name], lambda row: int(row[0])))
 
-    async def checkpoint(self, chain_id: int) -> int | None:
-        return await self._db.read(lambda db: _checkpoint(db, chain_id))
+    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None:
+        pairs = list(blocks.items())
+        await self._db.write(lambda db: _write_many(db, _SAVE_CHECKPOINT, pairs))
+
+    async def mark_caught_up(self, job_ids: Sequence[int]) -> None:
+        ids = [(str(job_id),) for job_id in job_ids]
+        await self._db.write(lambda db: _write_many(db, "UPDATE job_data SET caught_up = 1 WHERE job_id = ?", ids))
 
     async def record(
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
         def record(db: sqlite3.Connection) -> Sequence[Task]:
-            db.execute("INSERT INTO checkpoints VALUES (?1, ?2) ON CONFLICT DO UPDATE SET block = ?2", (chain_id, block))
+            db.execute(_SAVE_CHECKPOINT, (f"hub:{chain_id}", block))
             for job_id in deleted:
-                _end_job(db, job_id, JobStatus.DELETED, at)
-            return [task for change in changes if (task := _change(db, change, at)) is not None]
+                steps.end(db, job_id, JobStatus.DELETED, at)
+            return [task for change in changes if (task := steps.change(db, change, at)) is not None]
 
         return await self._db.write(record)
+
+    # keys and keepers
 
     async def add_key(self, key: ApiKey) -> None:
         await self._db.write(lambda db: rows.KEYS.upsert(db, key))
 
     async def key(self, digest: bytes) -> ApiKey | None:
         query = rows.KEYS.select + " WHERE digest = ?"
-        return await self._db.read(lambda db: _one(db, query, [digest], rows.key_of))
+        return await self._db.read(lambda db: steps.one(db, query, [digest], rows.key_of))
 
     async def save_keeper(self, keeper: KeeperSeen) -> None:
         await self._db.write(lambda db: rows.KEEPERS.upsert(db, keeper))
 
     async def keepers(self) -> Sequence[KeeperSeen]:
-        query = rows.KEEPERS.select + " ORDER BY chain_id, keeper_address"
-        return await self._db.read(lambda db: _all(db, query, [], rows.keeper_of))
+        query = rows.KEEPERS.select + " WHERE first_seen IS NOT NULL ORDER BY chain_id, keeper_address"
+        return await self._db.read(lambda db: steps.every(db, query, [], rows.keeper_of))
+
+    async def keeper_records(self) -> Sequence[KeeperRecord]:
+        query = rows.RECORDS.select + " WHERE is_recorded = 1 ORDER BY chain_id, keeper_address"
+        return await self._db.read(lambda db: steps.every(db, query, [], rows.record_of))
+
+    async def save_keeper_form(self, record: KeeperRecord) -> None:
+        def save(db: sqlite3.Connection) -> None:
+            stored = steps.keeper_record(db, record.chain_id, record.address)
+            rows.RECORDS.upsert(db, rules.named(stored, record))
+
+        await self._db.write(save)
+
+    # shards
+
+    async def claim_shard(self, shard: int, token: int, at: int) -> bool:
+        query = (
+            "INSERT INTO shards (shard, token, claimed_at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET token = excluded.token, claimed_at = excluded.claimed_at WHERE coalesce(token, 0) <= excluded.token"
+        )
+        return await self._db.write(lambda db: db.execute(query, (shard, token, at)).rowcount == 1)
+
+    async def touch_shards(self, shards: Sequence[int], at: int) -> None:
+        query = (
+            "INSERT INTO shards (shard, watched_at) VALUES (?, ?) ON CONFLICT DO UPDATE"
+            " SET watched_at = max(coalesce(watched_at, 0), excluded.watched_at)"
+        )
+        await self._db.write(lambda db: _write_many(db, query, [(shard, at) for shard in shards]))
+
+    async def watched_at(self, shard: int) -> int | None:
+        query = "SELECT watched_at FROM shards WHERE shard = ?"
+        return await self._db.read(lambda db: steps.one(db, query, [shard], lambda row: row[0]))
+
+    # gaps and alerts
+
+    async def add_gap(self, gap: Gap) -> None:
+        def add(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO gaps VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET ended = max(ended, excluded.ended)",
+                (gap.scope, gap.began, gap.ended),
+            )
+            db.execute("DELETE FROM gaps WHERE ended < ?", [rules.gap_horizon(gap)])
+            db.execute(_DROP_GAPS, [rules.MAX_GAPS])
+
+        await self._db.write(add)
+
+    async def gaps(self, scopes: Sequence[str], since: int) -> Sequence[Gap]:
+        query = (
+            f"SELECT scope, began, ended FROM gaps WHERE scope IN ({', '.join('?' * len(scopes))}) AND ended > ?"  # noqa: S608
+            " ORDER BY ended DESC, began DESC, scope DESC LIMIT ?"
+        )
+        arguments = [*scopes, since, rules.GAPS_SHOWN]
+        return (await self._db.read(lambda db: steps.every(db, query, arguments, rows.gap_of)))[::-1]
+
+    async def open_alert(self, subject: str, text: str, at: int) -> bool:
+        query = "INSERT INTO alerts VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        return await self._db.write(lambda db: db.execute(query, (subject, text, at)).rowcount == 1)
+
+    async def close_alert(self, subject: str) -> int | None:
+        query = "DELETE FROM alerts WHERE subject = ? RETURNING since"
+        return await self._db.write(lambda db: next((since for (since,) in db.execute(query, [subject]).fetchall()), None))
+
+    async def alerts(self) -> Mapping[str, int]:
+        return await self._db.read(lambda db: dict(db.execute("SELECT subject, since FROM alerts").fetchall()))
 
 
-def _one(db: sqlite3.Connection, query: str, arguments: Sequence[Any], read: Callable[[Any], R]) -> R | None:
-    row = db.execute(query, arguments).fetchone()
-    return None if row is None else read(row)
+_NEWEST_OF_JOB = "WHERE job_no = (SELECT job_no FROM job_data WHERE job_id = ?) ORDER BY task_no DESC LIMIT ?"
+_SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?1, ?2) ON CONFLICT DO UPDATE SET block = ?2"
+_DROP_GAPS = (
+    "DELETE FROM gaps WHERE (scope, began) IN"
+    " (SELECT scope, began FROM gaps ORDER BY ended DESC, began DESC, scope DESC LIMIT -1 OFFSET ?)"
+)
 
 
-def _all(db: sqlite3.Connection, query: str, arguments: Sequence[Any], read: Callable[[Any], R]) -> list[R]:
-    return [read(row) for row in db.execute(query, arguments)]
-
-
-def _user(db: sqlite3.Connection, address: bytes) -> User | None:
-    return _one(db, rows.USERS.select + " WHERE user_address = ?", [address], rows.user_of)
-
-
-def _job(db: sqlite3.Connection, job_id: int) -> Job | None:
-    return _one(db, rows.SELECT_JOB + " WHERE job_data.job_id = ?", [str(job_id)], rows.job_of)
-
-
-def _task(db: sqlite3.Connection, task_id: int) -> Task | None:
-    return _one(db, rows.TASKS.select + " WHERE task_id = ?", [str(task_id)], rows.task_of)
-
-
-def _attempt(db: sqlite3.Connection, task_id: int, number: int) -> Attempt | None:
-    query = rows.ATTEMPTS.select + " WHERE task_id = ? AND attempt = ?"
-    return _one(db, query, [str(task_id), number], rows.attempt_of)
-
-
-def _checkpoint(db: sqlite3.Connection, chain_id: int) -> int | None:
-    return _one(db, "SELECT block FROM checkpoints WHERE chain_id = ?", [chain_id], lambda row: int(row[0]))
-
-
-def _save_job(db: sqlite3.Connection, job: Job) -> Job:
-    db.execute(
-        "UPDATE job_data SET status = ?, job_cost_actual = ?, updated_at = ?, last_executed_at = ? WHERE job_id = ?",
-        (job.status, str(job.cost_actual), job.updated_at, job.last_executed_at, str(job.id)),
-    )
-    db.execute(rows.UPDATE_TIME_JOB, rows.time_job_row(job))
-    return job
-
-
-def _end_job(db: sqlite3.Connection, job_id: int, status: JobStatus, at: int) -> Job | None:
-    job = _job(db, job_id)
-    if job is None or not job.active:
-        return job
-    return _save_job(db, replace(job, status=status, updated_at=at))
-
-
-def _complete(db: sqlite3.Connection, job_id: int, at: int) -> bool:
-    job = _job(db, job_id)
-    if job is None or not exhausted(job):
-        return False
-    if db.execute("SELECT 1 FROM task_data WHERE job_id = ? AND is_open = 1 LIMIT 1", (str(job_id),)).fetchone():
-        return False
-    _save_job(db, replace(job, status=JobStatus.COMPLETED, updated_at=at))
-    return True
-
-
-def _fire(db: sqlite3.Connection, firing: Firing, at: int) -> bool:
-    job = _job(db, firing.job_id)
-    if job is None or not job.active:
-        return False
-    _save_job(db, fired(job, firing.next_due, at))
-    task = firing.task
-    if task is None or _task(db, task.id) is not None:
-        return False
-    rows.TASKS.insert(db, task)
-    _count(db, task, 1)
-    db.execute("UPDATE user_data SET total_tasks = total_tasks + 1, last_updated_at = ? WHERE user_address = ?", (at, job.owner))
-    return True
-
-
-def _change(db: sqlite3.Connection, change: TaskChange, at: int) -> Task | None:
-    before = _task(db, change.task_id)
-    after = changed(before, change) if before is not None else None
-    if before is None or after is None:
-        return None
-    rows.TASKS.update(db, after)
-    _count(db, before, -1)
-    _count(db, after, 1)
-    job = _job(db, after.job_id)
-    if job is not None and (news := job_after(job, before, after, at)) is not job:
-        _save_job(db, news)
-    if after.ended:
-        _complete(db, after.job_id, at)
-    return after
-
-
-def _count(db: sqlite3.Connection, task: Task, step: int) -> None:
-    """Kept as tasks move: counting a million of them for every scrape would not do."""
-    db.execute(
-        "INSERT INTO task_counts VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = tasks + ?3",
-        (task.state, task.reason, step),
-    )
+def _write_many(db: sqlite3.Connection, query: str, arguments: Sequence[tuple[Any, ...]]) -> None:
+    db.executemany(query, arguments)

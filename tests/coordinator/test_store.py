@@ -1,59 +1,107 @@
-"""One suite for every store."""
+"""One suite for every store: users and jobs."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import trio
-from pytest_trio import trio_fixture
 
 from consensus.codec import UINT256_MAX
-from consensus.lifecycle import TaskState
-from consensus.triggers import Interval
-from coordinator.store.memory import MemoryStore
+from consensus.conditions import (
+    AllOf,
+    AnyOf,
+    ApiSource,
+    BalanceSource,
+    Comparison,
+    ConfirmationsSource,
+    OracleSource,
+    StaticSource,
+    ViewSource,
+    WebSocketSource,
+)
+from consensus.events import EventFilter
+from consensus.triggers import Cron, Interval, Moments, OnCondition, OnEvent, Trigger
+from coordinator.points import CUSTOM_JOB_CREATED, JOB_CREATED
 from coordinator.store.port import Store
-from coordinator.store.records import Firing, JobStatus, KeeperSeen, Planned, TaskChange
-from coordinator.store.sqlite import open_store
-from tests.coordinator.factory import CHAIN, KEY_OWNER, OWNER, START, make_attempt, make_job, make_key, make_task
+from coordinator.store.records import Edge, Firing, Job, JobStatus, MissedPolicy, Planned, User, shard_of
+from tests.coordinator.factory import CHAIN, FENCES, KEY_OWNER, ON_CONDITION, ON_EVENT, OWNER, START, make_edge_firing, make_job
+from tests.coordinator.stores import EVERY_STORE, owner_of, some, with_task
+from tests.coordinator.stores import a_store as a_store
 
-S = TaskState
+pytestmark = EVERY_STORE
+
+_ADDRESS = b"\xab" * 20
+_LEAF = Comparison(StaticSource("-0.50"), "between", "1000000000000000000000000000000", "-3", "0.1")
+TRIGGERS: list[Trigger] = [
+    Interval(2**40),
+    Cron("*/5 9-17 * * MON-FRI", "America/New_York"),
+    Moments((START + 1, START + 5, 2**45)),
+    OnEvent(1, _ADDRESS, "Transfer(address indexed from,address indexed to,uint256 value)"),
+    OnEvent(1, _ADDRESS, "Said(string text)", (EventFilter("text", "Ä\0 \U0001f600"),), 12),
+    OnEvent(1, _ADDRESS, "Two(uint256 a,uint256 b)", (EventFilter("a", "1"), EventFilter("b", "2"))),
+    ON_CONDITION,
+    OnCondition(Comparison(ApiSource("https://example.org/p?q=1", "data.prices[0].usd"), "greater_than", "0.2")),
+    OnCondition(Comparison(WebSocketSource("wss://example.org"), "less_equal", "1")),
+    OnCondition(Comparison(OracleSource(1, _ADDRESS), "equals", "1")),
+    OnCondition(Comparison(BalanceSource(1, _ADDRESS), "less_than", "1")),
+    OnCondition(Comparison(BalanceSource(1, _ADDRESS, _ADDRESS), "less_than", "1")),
+    OnCondition(Comparison(ViewSource(1, _ADDRESS, "f(uint256)(uint256,bool)", "[5]", 1), "not_equals", "1")),
+    OnCondition(Comparison(ConfirmationsSource(1, b"\x07" * 32), "greater_equal", "3")),
+    OnCondition(AllOf((_LEAF, AnyOf((_LEAF, Comparison(OracleSource(5, _ADDRESS), "equals", "1")))))),
+]
 
 
-@trio_fixture
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    if request.param == "memory":
-        yield MemoryStore()
-    else:
-        async with open_store(tmp_path / "store.db" if request.param == "sqlite" else ":memory:") as opened:
-            yield opened
-
-
-pytestmark = pytest.mark.parametrize("store", ["memory", "sqlite", "sqlite inline"], indirect=True)
-
-
-async def with_task(store: Store, job_id: int = 7, next_due: int | None = START + 20) -> int:
-    job = await store.add_job(make_job(job_id))
-    task = make_task(job, START + 10, created_at_ms=(START + job_id + 3) * 1000)
-    assert await store.fire([Firing(job.id, task, next_due)], START) == [True]
-    return task.id
-
-
-async def test_a_job_is_read_back_as_it_was_written(store: Store) -> None:
-    job = make_job(UINT256_MAX, cost_actual=10**30, safe_name="Ä\0", trigger=Interval(2**40), time_frame=2**41)
+@pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: type(trigger).__name__)
+async def test_a_job_is_read_back_as_it_was_written(store: Store, trigger: Trigger) -> None:
+    job = make_job(
+        UINT256_MAX,
+        cost_actual=10**30,
+        safe_name="Ä\0",
+        trigger=trigger,
+        time_frame=2**62,
+        next_due=None,
+        missed=MissedPolicy.RUN_ALL,
+        starts_at=START + 1,
+        edge=Edge(3, armed=False),
+        caught_up=True,
+        recurring=False,
+        priority=1,
+        security=4,
+        link_job_id=UINT256_MAX - 1,
+        chain_status=1,
+        revision=4,
+        spent=True,
+        last_executed_at=START,
+        status=JobStatus.SCHEDULED,
+    )
     assert await store.add_job(job) == job
     assert await store.job(job.id) == job
     assert await store.job(1) is None
+    planned = replace(job, spent=False, id=5)
+    await store.add_job(planned)
+    assert await store.planned_job(5) == planned.planned is not None
 
 
-async def test_a_job_posted_twice_is_stored_and_counted_once(store: Store) -> None:
+async def test_a_job_posted_twice_is_stored_counted_and_credited_once(store: Store) -> None:
     job = await store.add_job(make_job())
     assert await store.add_job(make_job(title="another title")) == job
-    user = await store.user(OWNER)
-    assert user is not None
-    assert (user.id, user.total_jobs, user.total_tasks) == (1, 1, 0)
+    assert await owner_of(store) == User(1, OWNER, "", JOB_CREATED, 1, 0, START, START)
+
+
+async def test_a_custom_job_earns_its_owner_twice_as_much(store: Store) -> None:
+    await store.add_job(make_job(1))
+    await store.add_job(make_job(2, definition=7))
+    assert (await owner_of(store)).points == JOB_CREATED + CUSTOM_JOB_CREATED
+
+
+async def test_linked_jobs_are_stored_all_or_none(store: Store) -> None:
+    jobs = [make_job(1, link_job_id=2, chain_status=1), make_job(2, chain_status=2, starts_at=None)]
+    assert await store.add_jobs(jobs) == jobs
+    assert await store.add_jobs([make_job(2, title="another"), make_job(3)]) == [jobs[1]]
+    assert await store.job(3) is None
+    assert (await owner_of(store)).total_jobs == 2
+    assert (await store.linked_to(1), await store.linked_to(2), await store.linked_to(9)) == (jobs[1], None, None)
 
 
 async def test_concurrent_posts_of_one_job_store_one(store: Store) -> None:
@@ -66,9 +114,7 @@ async def test_concurrent_posts_of_one_job_store_one(store: Store) -> None:
         for i in range(20):
             nursery.start_soon(post, f"title {i}")
     assert len({job.title for job in stored}) == 1
-    user = await store.user(OWNER)
-    assert user is not None
-    assert user.total_jobs == 1
+    assert (await owner_of(store)).total_jobs == 1
 
 
 async def test_jobs_are_listed_by_key_owner_and_owner(store: Store) -> None:
@@ -81,203 +127,155 @@ async def test_jobs_are_listed_by_key_owner_and_owner(store: Store) -> None:
     assert await store.jobs(key_owner="nobody") == []
 
 
-async def test_active_jobs_are_paged_completely(store: Store) -> None:
-    for i in range(1, 26):
-        await store.add_job(make_job(i))
-    await store.end_job(13, JobStatus.DELETED, START)
-    await store.fire([Firing(14, None, None)], START)
+async def test_owners_get_and_lose_their_email(store: Store) -> None:
+    assert await store.set_email(OWNER, "a@example.org", START) is None
+    await store.add_job(make_job())
+    user = some(await store.set_email(OWNER, "a@example.org", START + 5))
+    assert (user.email, user.updated_at) == ("a@example.org", START + 5)
+    assert await store.user(OWNER) == user
+    assert some(await store.set_email(OWNER, "", START + 6)).email == ""
+
+
+async def test_the_jobs_of_a_shard_are_paged_completely(store: Store) -> None:
+    ids = [16 * i + 5 for i in range(1, 31)]
+    for job_id in [*ids, 4, 6]:
+        await store.add_job(make_job(job_id))
+    await store.end_job(ids[3], JobStatus.DELETED, START)
+    await store.pause_job(ids[4], START)
+    await store.fire([Firing(ids[5], None, None, spent=True)], START, FENCES)
+    await store.add_job(make_job(16 * 50 + 5, starts_at=None))
     seen: list[Planned] = []
-    while page := await store.planned(seen[-1].job_id if seen else None, 7):
+    while page := await store.planned(5, seen[-1].job_id if seen else None, 7):
+        assert len(page) <= 7
         seen += page
-    assert sorted(p.job_id for p in seen) == [i for i in range(1, 26) if i not in (13, 14)]
-    assert seen[0] == Planned(1, CHAIN, 1, Interval(10), START, 100, START + 10, "tgrx-test")
-
-
-async def test_a_firing_writes_its_task_and_moves_the_schedule_together(store: Store) -> None:
-    task_id = await with_task(store)
-    task, job, user = await store.task(task_id), await store.job(7), await store.user(OWNER)
-    assert task == make_task(make_job(), START + 10, created_at_ms=(START + 10) * 1000)
-    assert job is not None
-    assert user is not None
-    assert (job.next_due, job.status, user.total_tasks) == (START + 20, JobStatus.SCHEDULED, 1)
-
-
-async def test_the_same_second_never_makes_a_second_task(store: Store) -> None:
-    task_id = await with_task(store)
-    await store.change(TaskChange(task_id, (S.FAILED,), reason="NO_KEEPER"), START)
-    again = make_task(make_job(), START + 10, trace_id="another")
-    assert await store.fire([Firing(7, again, START + 20)], START) == [False]
-    task = await store.task(task_id)
-    assert task is not None
-    assert (task.state, task.trace_id) == (S.FAILED, "tgrx-test")
-
-
-async def test_a_deleted_job_fires_no_more(store: Store) -> None:
-    job = await store.add_job(make_job())
-    ended = await store.end_job(job.id, JobStatus.DELETED, START + 1)
-    assert ended is not None
-    assert ended.status is JobStatus.DELETED
-    assert await store.fire([Firing(job.id, make_task(job, START + 10), START + 20)], START) == [False]
-    assert await store.tasks_of_job(job.id, 10) == []
-    again = await store.end_job(job.id, JobStatus.COMPLETED, START + 2)
-    assert again is not None
-    assert again.status is JobStatus.DELETED
-    assert await store.end_job(99, JobStatus.DELETED, START) is None
-
-
-async def test_tasks_of_a_job_are_the_newest_oldest_first(store: Store) -> None:
-    job = await store.add_job(make_job())
-    tasks = [make_task(job, START + 10 * i) for i in range(1, 6)]
-    for task in tasks:
-        await store.fire([Firing(job.id, task, None)], START)
-    assert await store.tasks_of_job(job.id, 3) == tasks[2:]
-    assert await store.task_ids_of_job(job.id, 9) == [t.id for t in tasks]
-
-
-async def test_a_task_only_goes_where_the_lifecycle_lets_it(store: Store) -> None:
-    task_id = await with_task(store)
-    assert await store.change(TaskChange(task_id, (S.COMPLETED,)), START) is None
-    assert await store.change(TaskChange(99, (S.FAILED,)), START) is None
-    executed = TaskChange(
-        task_id, (S.EXECUTED,), stages={"executed": 5}, number=3, executed_at=START + 11, cost=7, successful=True
+    assert sorted(p.job_id for p in seen) == [i for i in ids if i not in ids[3:6]]
+    assert {shard_of(p.job_id) for p in seen} == {5}
+    assert some(await store.planned_job(ids[0])) == Planned(
+        job_id=ids[0],
+        chain_id=CHAIN,
+        definition=1,
+        trigger=Interval(10),
+        created_at=START,
+        time_frame=100,
+        starts_at=0,
+        next_due=START + 10,
+        recurring=True,
+        missed=MissedPolicy.RUN_ONCE,
+        priority=3,
+        edge=Edge(),
+        caught_up=False,
+        trace_id="tgrx-test",
     )
-    task = await store.change(executed, START)
-    assert task is not None
-    assert (task.state, task.number, task.cost, task.successful) == (S.EXECUTED, 3, 7, True)
-    assert task.stages == {"created": (START + 10) * 1000, "executed": 5}
-    assert await store.change(executed, START) is None
-    assert await store.task(task_id) == task
+    assert [await store.planned_job(i) for i in (*ids[3:6], 16 * 50 + 5, 999)] == [None] * 5
 
 
-async def test_only_one_of_many_concurrent_changes_applies(store: Store) -> None:
-    task_id = await with_task(store)
-    applied = []
-
-    async def fail(reason: str) -> None:
-        if await store.change(TaskChange(task_id, (S.FAILED,), reason=reason), START):
-            applied.append(reason)
-
-    async with trio.open_nursery() as nursery:
-        for i in range(10):
-            nursery.start_soon(fail, f"REASON_{i}")
-    task = await store.task(task_id)
-    assert task is not None
-    assert [task.reason] == applied
-    assert await store.task_counts() == {("failed", task.reason): 1}
+async def test_jobs_are_counted_by_status(store: Store) -> None:
+    assert await store.job_counts() == {}
+    for job_id in range(1, 6):
+        await store.add_job(make_job(job_id))
+    await store.end_job(1, JobStatus.DELETED, START)
+    await store.pause_job(2, START)
+    await store.fire([Firing(3, None, START + 20)] * 2, START, FENCES)
+    assert await store.job_counts() == {
+        JobStatus.CREATED: 2,
+        JobStatus.DELETED: 1,
+        JobStatus.PAUSED: 1,
+        JobStatus.SCHEDULED: 1,
+    }
 
 
-async def test_an_attempt_and_its_bytes_come_with_the_step_to_dispatched(store: Store) -> None:
-    task_id = await with_task(store)
-    task = await store.task(task_id)
-    assert task is not None
-    attempt = make_attempt(task)
-    step = TaskChange(task_id, (S.DISPATCHED,), attempt=1, predicted_cost=10**20)
-    dispatched = await store.add_attempt(attempt, step, START)
-    assert dispatched is not None
-    assert (dispatched.state, dispatched.attempt, dispatched.predicted_cost) == (S.DISPATCHED, 1, 10**20)
-    assert await store.attempts(task_id) == [attempt] or await store.attempts(task_id) == (attempt,)
-    assert await store.add_attempt(attempt, step, START) is None
+# --- what owners do to their jobs
 
 
-async def test_no_attempt_is_stored_for_a_task_that_has_executed(store: Store) -> None:
-    task_id = await with_task(store)
-    task = await store.change(TaskChange(task_id, (S.EXECUTED,), number=1), START)
-    assert task is not None
-    assert await store.add_attempt(make_attempt(task), TaskChange(task_id, (S.DISPATCHED,)), START) is None
-    assert len(await store.attempts(task_id)) == 0
+async def test_a_deleted_job_fires_no_more_and_stays_deleted(store: Store) -> None:
+    job = await store.add_job(make_job())
+    assert some(await store.end_job(job.id, JobStatus.DELETED, START + 1)).status is JobStatus.DELETED
+    again = some(await store.end_job(job.id, JobStatus.COMPLETED, START + 2))
+    assert (again.status, again.updated_at) == (JobStatus.DELETED, START + 1)
+    assert await store.end_job(99, JobStatus.DELETED, START) is None
+    assert await store.update_job(make_job(title="too late")) is None
+    assert some(await store.pause_job(job.id, START)).status is JobStatus.DELETED
+    assert some(await store.resume_job(job.id, START, START)).status is JobStatus.DELETED
 
 
-async def test_an_attempt_is_published_acknowledged_and_ended_once(store: Store) -> None:
-    task_id = await with_task(store)
-    task = await store.task(task_id)
-    assert task is not None
-    await store.add_attempt(make_attempt(task), TaskChange(task_id, (S.DISPATCHED,), attempt=1), START)
-    await store.mark_published(task_id, 1, 100)
-    await store.mark_published(task_id, 1, 200)
-    assert await store.acknowledge(task_id, 2, 300) is None
-    acknowledged = await store.acknowledge(task_id, 1, 300)
-    assert acknowledged is not None
-    assert acknowledged.state is S.ACKNOWLEDGED
-    await store.acknowledge(task_id, 1, 400)
-    assert await store.end_attempt(task_id, 1, "NO_EXECUTION", "because", 500)
-    assert not await store.end_attempt(task_id, 1, "OTHER", "", 600)
-    assert await store.acknowledge(task_id, 1, 700) is None
-    [attempt] = await store.attempts(task_id)
-    assert (attempt.published_ms, attempt.acknowledged_ms, attempt.ended_ms) == (100, 300, 500)
-    assert (attempt.code, attempt.detail) == ("NO_EXECUTION", "because")
-    task = await store.task(task_id)
-    assert task is not None
-    assert (task.stages["published"], task.stages["acknowledged"]) == (100, 300)
+async def test_a_paused_job_goes_on_from_the_second_it_is_given(store: Store) -> None:
+    await store.add_job(make_job())
+    paused = some(await store.pause_job(7, START + 5))
+    assert (paused.status, paused.revision, await store.planned_job(7)) == (JobStatus.PAUSED, 1, None)
+    assert await store.pause_job(7, START + 6) == paused
+    resumed = some(await store.resume_job(7, START + 40, START + 33))
+    assert (resumed.status, resumed.next_due, resumed.revision) == (JobStatus.SCHEDULED, START + 40, 2)
+    assert await store.resume_job(7, START + 90, START + 34) == resumed
+    assert await store.planned_job(7) == resumed.planned
+    assert [await store.pause_job(99, START), await store.resume_job(99, None, START)] == [None, None]
 
 
-async def test_open_tasks_are_those_that_have_not_ended(store: Store) -> None:
-    first, second = await with_task(store, 7), await with_task(store, 8)
-    assert [t.id for t in await store.open_tasks()] == [first, second]
-    await store.change(TaskChange(first, (S.FAILED,), reason="NO_EXECUTION"), START)
-    assert [t.id for t in await store.open_tasks()] == [second]
-    await store.change(TaskChange(first, (S.EXECUTED,), number=1), START)
-    assert [t.id for t in await store.open_tasks()] == [first, second]
+async def test_a_job_resumed_when_nothing_is_left_completes(store: Store) -> None:
+    await store.add_job(make_job())
+    await store.pause_job(7, START + 5)
+    assert some(await store.resume_job(7, None, START + 500)).status is JobStatus.COMPLETED
 
 
-async def test_a_reorganisation_that_executes_elsewhere_is_followed(store: Store) -> None:
-    task_id = await with_task(store)
-    await store.record(CHAIN, 40, [TaskChange(task_id, (S.EXECUTED,), number=1, execution_tx=b"\1" * 32)], [], START)
-    [task] = await store.record(CHAIN, 40, [TaskChange(task_id, (S.EXECUTED,), number=2, execution_tx=b"\2" * 32)], [], START)
-    assert (task.state, task.number, task.execution_tx) == (S.EXECUTED, 2, b"\2" * 32)
+@pytest.mark.parametrize("policy", MissedPolicy)
+async def test_an_event_job_that_was_paused_is_searched_again_unless_it_skips(store: Store, policy: MissedPolicy) -> None:
+    await store.add_job(make_job(trigger=ON_EVENT, missed=policy, starts_at=START))
+    await store.mark_caught_up([7, 99])
+    assert some(await store.job(7)).caught_up
+    await store.pause_job(7, START + 5)
+    resumed = some(await store.resume_job(7, None, START + 50))
+    assert not resumed.caught_up
+    assert resumed.starts_at == (START + 50 if policy is MissedPolicy.SKIP else START)
 
 
-async def test_a_job_completes_with_its_last_task_and_not_before(store: Store) -> None:
-    task_id = await with_task(store, next_due=None)
-    assert not await store.complete_job(7, START)
-    await store.change(TaskChange(task_id, (S.EXECUTED,), number=1, executed_at=START + 11, cost=5), START)
-    await store.change(TaskChange(task_id, (S.CERTIFIED,), accepted=True), START)
-    job = await store.job(7)
-    assert job is not None
-    assert (job.status, job.cost_actual, job.last_executed_at) == (JobStatus.COMPLETED, 5, START + 11)
+async def test_a_condition_job_is_armed_after_a_pause_as_it_was_before(store: Store) -> None:
+    job = await store.add_job(make_job(trigger=ON_CONDITION))
+    await store.fire([make_edge_firing(job, 1)], START, FENCES)
+    await store.pause_job(7, START)
+    assert some(await store.resume_job(7, None, START + 9)).edge == Edge(1, armed=False)
 
 
-async def test_a_job_with_a_further_due_second_does_not_complete(store: Store) -> None:
-    task_id = await with_task(store)
-    await store.change(TaskChange(task_id, (S.FAILED,), reason="NO_KEEPER"), START)
-    assert not await store.complete_job(7, START)
-    await store.fire([Firing(7, None, None)], START)
-    assert await store.complete_job(7, START)
-    assert not await store.complete_job(7, START)
+async def test_an_update_takes_what_is_the_owners_and_leaves_how_far_the_job_is(store: Store) -> None:
+    job = await store.add_job(make_job(link_job_id=3, starts_at=START))
+    await with_task(store)
+    wanted = replace(
+        job,
+        title="another",
+        trigger=Interval(7),
+        target=replace(job.target, gas_limit=5, abi="[]"),
+        spec=b"another",
+        next_due=START + 14,
+        priority=1,
+        security=2,
+        missed=MissedPolicy.SKIP,
+        timezone="Asia/Tokyo",
+        cost_prediction="1",
+        updated_at=START + 12,
+        # and what is not the owner's
+        spent=True,
+        edge=Edge(9),
+        key_owner="another",
+        cost_actual=99,
+        link_job_id=-1,
+        status=JobStatus.CREATED,
+    )
+    expected = replace(
+        wanted,
+        spent=False,
+        edge=Edge(),
+        key_owner=KEY_OWNER,
+        cost_actual=0,
+        link_job_id=3,
+        status=JobStatus.SCHEDULED,
+        revision=1,
+    )
+    assert await store.update_job(wanted) == expected
+    assert await store.job(7) == expected
+    assert await store.planned_job(7) == expected.planned
+    assert await store.update_job(make_job(99)) is None
 
 
-async def test_a_block_told_twice_has_its_effects_once(store: Store) -> None:
-    task_id = await with_task(store)
-    await with_task(store, 8)
-    executed = TaskChange(task_id, (S.EXECUTED,), number=1, cost=5, successful=False)
-    certified = TaskChange(task_id, (S.CERTIFIED,), accepted=True, attester_ids=(3, 1), proof=b"\x05" * 32)
-    assert await store.checkpoint(CHAIN) is None
-    changed = await store.record(CHAIN, 40, [executed, certified], [8], START)
-    assert [t.state for t in changed] == [S.EXECUTED, S.FAILED]
-    assert await store.record(CHAIN, 40, [executed, certified], [8], START) == []
-    assert await store.checkpoint(CHAIN) == 40
-    assert await store.record(CHAIN, 39, [executed, certified], [], START) == []
-    assert await store.checkpoint(CHAIN) == 39
-    task, job, other = await store.task(task_id), await store.job(7), await store.job(8)
-    assert task is not None
-    assert job is not None
-    assert other is not None
-    assert (task.reason, task.attester_ids, task.accepted) == ("INNER_CALL_FAILED", (3, 1), True)
-    assert (job.cost_actual, job.status, other.status) == (5, JobStatus.SCHEDULED, JobStatus.DELETED)
-
-
-async def test_counts_follow_the_tasks(store: Store) -> None:
-    first, _ = await with_task(store, 7), await with_task(store, 8)
-    assert await store.task_counts() == {("created", ""): 2}
-    await store.change(TaskChange(first, (S.FAILED,), reason="NO_KEEPER"), START)
-    assert await store.task_counts() == {("created", ""): 1, ("failed", "NO_KEEPER"): 1}
-
-
-async def test_keys_and_keepers_are_kept(store: Store) -> None:
-    key = make_key()
-    await store.add_key(key)
-    assert await store.key(key.digest) == key
-    assert await store.key(b"\x02" * 32) is None
-    keeper = KeeperSeen(CHAIN, OWNER, "12D3Koo", "0.1.0", START, START, 0)
-    await store.save_keeper(keeper)
-    await store.save_keeper(replace(keeper, last_seen=START + 60, uptime_s=60))
-    assert await store.keepers() == [replace(keeper, last_seen=START + 60, uptime_s=60)]
+async def test_an_update_of_the_title_does_not_turn_back_the_schedule(store: Store) -> None:
+    read_before: Job = await store.add_job(make_job())
+    await with_task(store, next_due=START + 20)
+    updated = some(await store.update_job(replace(read_before, title="another")))
+    assert (updated.title, updated.next_due) == ("another", START + 20)

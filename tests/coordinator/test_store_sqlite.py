@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from consensus.lifecycle import TaskState
-from coordinator.store.records import Firing, TaskChange
+from coordinator.store.records import Fired, Firing, TaskChange
 from coordinator.store.sqlite import open_store
-from tests.coordinator.factory import CHAIN, START, make_attempt, make_job, make_key, make_task
+from tests.coordinator.factory import CHAIN, FENCES, START, claim_all, make_attempt, make_job, make_key, make_task
 
 
 async def test_everything_acknowledged_is_there_after_reopening(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ async def test_everything_acknowledged_is_there_after_reopening(tmp_path: Path) 
     task = make_task(job, START + 10)
     async with open_store(path) as store:
         await store.add_job(job)
-        await store.fire([Firing(job.id, task, START + 20)], START)
+        await store.fire([Firing(job.id, task, START + 20)], START, await claim_all(store))
         await store.add_attempt(make_attempt(task), TaskChange(task.id, (TaskState.DISPATCHED,), attempt=1), START)
         await store.record(CHAIN, 12, [], [], START)
         await store.add_key(make_key())
@@ -27,14 +27,6 @@ async def test_everything_acknowledged_is_there_after_reopening(tmp_path: Path) 
         assert (stored.spec, stored.next_due) == (job.spec, START + 20)
         assert await store.open_tasks() == open_before
         assert [a.message for a in await store.attempts(task.id)] == [b"bytes for the mesh"]
-        assert await store.checkpoint(CHAIN) == 12
+        assert await store.checkpoint(f"hub:{CHAIN}") == 12
         assert await store.key(make_key().digest) == make_key()
-
-
-async def test_two_processes_share_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    async with open_store(path) as one, open_store(path) as other:
-        job = await one.add_job(make_job())
-        task = make_task(job, START + 10)
-        assert await one.fire([Firing(job.id, task, START + 20)], START) == [True]
-        assert await other.fire([Firing(job.id, task, START + 20)], START) == [False]
+        assert await store.fire([Firing(job.id, task, START + 20)], START, FENCES) == [Fired.KNOWN]

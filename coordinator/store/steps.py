@@ -1,0 +1,277 @@
+"""What the SQLite store does within a transaction: rows are read, the rules say what becomes of them, and it is written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from consensus.lifecycle import TaskState
+from coordinator.store import changes as rules
+from coordinator.store import rows
+from coordinator.store.port import Fences
+from coordinator.store.records import (
+    Attempt,
+    Edge,
+    Fired,
+    Firing,
+    Job,
+    JobStatus,
+    KeeperRecord,
+    Task,
+    TaskChange,
+    User,
+    shard_of,
+)
+
+R = TypeVar("R")
+
+# --- reading
+
+
+def one(db: sqlite3.Connection, query: str, arguments: Sequence[Any], read: Callable[[Any], R]) -> R | None:
+    row = db.execute(query, arguments).fetchone()
+    return None if row is None else read(row)
+
+
+def every(db: sqlite3.Connection, query: str, arguments: Sequence[Any], read: Callable[[Any], R]) -> list[R]:
+    return [read(row) for row in db.execute(query, arguments)]
+
+
+def user(db: sqlite3.Connection, address: bytes) -> User | None:
+    return one(db, rows.SELECT_USER + " WHERE user_address = ?", [address], rows.user_of)
+
+
+def job(db: sqlite3.Connection, job_id: int) -> Job | None:
+    return one(db, rows.SELECT_JOB + " WHERE job_id = ?", [str(job_id)], rows.job_of)
+
+
+def task(db: sqlite3.Connection, task_id: int) -> Task | None:
+    return one(db, rows.TASKS.select + " WHERE task_id = ?", [str(task_id)], rows.task_of)
+
+
+def attempt(db: sqlite3.Connection, task_id: int, number: int) -> Attempt | None:
+    query = rows.ATTEMPTS.select + " WHERE task_id = ? AND attempt = ?"
+    return one(db, query, [str(task_id), number], rows.attempt_of)
+
+
+def keeper_record(db: sqlite3.Connection, chain_id: int, address: bytes) -> KeeperRecord:
+    query = rows.RECORDS.select + " WHERE chain_id = ? AND keeper_address = ?"
+    return one(db, query, [chain_id, address], rows.record_of) or KeeperRecord(chain_id, address)
+
+
+# --- jobs
+
+
+def add_jobs(db: sqlite3.Connection, jobs: Sequence[Job]) -> list[Job]:
+    known = [stored for each in jobs if (stored := job(db, each.id)) is not None]
+    if known:
+        return known
+    for each in jobs:
+        at = each.posted_at
+        if (owner := user(db, each.owner)) is None:
+            owner = User(0, each.owner, "", 0, 0, 0, at, at)
+            rows.USERS.insert(db, owner)
+        rows.USERS.update(db, rules.with_job(owner, each))
+        rows.SPECS.insert(db, each, job_no=rows.JOBS.insert(db, each))
+    return list(jobs)
+
+
+def move_job(db: sqlite3.Connection, after: Job) -> Job:
+    """Writes how far a job is."""
+    rows.JOBS.update_only(db, after, rows.HOW_FAR)
+    return after
+
+
+def replace_job(db: sqlite3.Connection, after: Job) -> Job:
+    """Writes all of it."""
+    rows.JOBS.update(db, after)
+    [number] = db.execute("SELECT job_no FROM job_data WHERE job_id = ?", [str(after.id)]).fetchone()
+    rows.SPECS.update(db, after, job_no=number)
+    return after
+
+
+def end(db: sqlite3.Connection, job_id: int, status: JobStatus, at: int) -> Job | None:
+    before = job(db, job_id)
+    if before is None or before.ended:
+        return before
+    ended = last = move_job(db, replace(before, status=status, updated_at=at))
+    while last.ended and last.link_job_id != -1:
+        if (waits := rules.follower(last, job(db, last.link_job_id))) is None:
+            break
+        last = move_job(db, rules.moved_by(last, waits, at))
+    return ended
+
+
+def complete(db: sqlite3.Connection, job_id: int, at: int) -> Job | None:
+    query = "SELECT job_no, recurring FROM job_data WHERE job_id = ? AND is_ended = 0 AND spent = 1 AND open_tasks = 0"
+    row = db.execute(query, [str(job_id)]).fetchone()
+    if row is None:
+        return None
+    number, recurring = row
+    newest = "SELECT task_status FROM task_data WHERE job_no = ? ORDER BY task_no DESC LIMIT 1"
+    state = one(db, newest, [number], lambda found: TaskState(found[0]))
+    return end(db, job_id, rules.outcome(bool(recurring), state), at)
+
+
+_EXPIRED = """
+    SELECT job_id, expiration_time FROM job_data
+    WHERE shard = ?1 AND is_ended = 0 AND expiration_time < ?2 AND spent = 0 AND NOT (
+        is_active = 1 AND starts_at IS NOT NULL
+        AND (trigger_kind = 'event' OR trigger_kind = 'time' AND next_execution_timestamp IS NOT NULL)
+    )
+    UNION ALL
+    SELECT job_id, expiration_time FROM job_data WHERE shard = ?1 AND is_ended = 0 AND spent = 1 AND open_tasks = 0
+    ORDER BY expiration_time, job_id LIMIT ?3
+"""
+
+
+def expire(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
+    over = []
+    for job_id in every(db, _EXPIRED, [shard, at, limit], lambda row: int(row[0])):
+        before = job(db, job_id)
+        after = rules.expired(before, at) if before is not None else None
+        if after is not None:
+            move_job(db, after)
+        if complete(db, job_id, at) is not None or after is not None:
+            over.append(job_id)
+    return over
+
+
+# --- firing
+
+
+class _Row(NamedTuple):
+    """As much of a job as a firing needs: not its ABI, not its JobSpec."""
+
+    number: int
+    owner: bytes
+    status: JobStatus
+    spent: bool
+    starts_at: int | None
+    edge: Edge
+    revision: int
+
+
+_ROW = "SELECT job_no, user_address, status, spent, starts_at, edge_number, edge_armed, revision FROM job_data WHERE job_id = ?"
+_NEXT = (
+    "UPDATE job_data SET next_execution_timestamp = ?, updated_at = ?, edge_number = ?, edge_armed = ?,"
+    " open_tasks = open_tasks + ? WHERE job_no = ?"
+)
+_STATUS = "UPDATE job_data SET status = ?, spent = ? WHERE job_no = ?"  # apart: indexes hold these, and they rarely change
+
+
+def _row_of(row: tuple[Any, ...]) -> _Row:
+    return _Row(row[0], row[1], JobStatus(row[2]), bool(row[3]), row[4], Edge(row[5], bool(row[6])), row[7])
+
+
+def fire(db: sqlite3.Connection, firings: Sequence[Firing], at: int, fences: Fences) -> list[Fired]:
+    tokens = dict(db.execute("SELECT shard, token FROM shards WHERE token IS NOT NULL").fetchall())
+    created: list[Task] = []
+    owners: Counter[bytes] = Counter()
+    answers = []
+    for firing in firings:
+        shard = shard_of(firing.job_id)
+        if shard not in tokens or fences.get(shard) != tokens[shard]:
+            answers.append(Fired.FENCED)
+            continue
+        row = one(db, _ROW, [str(firing.job_id)], _row_of)
+        refused = rules.refusal(row, firing)
+        if row is None or refused is not None:
+            answers.append(refused or Fired.INACTIVE)
+            continue
+        new = firing.task is not None and rows.TASKS.insert_new(db, firing.task, job_no=row.number)
+        if new and firing.task is not None:
+            created.append(firing.task)
+            owners[row.owner] += 1
+        edge = firing.edge.after if firing.edge is not None else row.edge
+        db.execute(_NEXT, (firing.next_due, at, edge.number, edge.armed, new, row.number))
+        if firing.spent or row.status is not JobStatus.SCHEDULED:
+            db.execute(_STATUS, (JobStatus.SCHEDULED, firing.spent, row.number))
+        answers.append(Fired.NEW if new or firing.task is None else Fired.KNOWN)
+    _count(db, created, 1)
+    db.executemany(
+        "UPDATE user_data SET total_tasks = total_tasks + ?, last_updated_at = ? WHERE user_address = ?",
+        [(tasks, at, owner) for owner, tasks in owners.items()],
+    )
+    return answers
+
+
+# --- tasks
+
+
+def change(db: sqlite3.Connection, news: TaskChange, at: int) -> Task | None:
+    before = task(db, news.task_id)
+    after = rules.changed(before, news) if before is not None else None
+    if before is None or after is None:
+        return None
+    rows.TASKS.update_only(db, after, rows.MOVES if before.ended == after.ended else rows.ENDS)
+    if (before.state, before.reason) != (after.state, after.reason):
+        _count(db, [before], -1)
+        _count(db, [after], 1)
+    if rules.touches_job(before, after):
+        _tell_job(db, before, after, at)
+    if (settled := rules.settlement(before, after, news)) is not None:
+        _settle(db, after, settled, at)
+    if before.ended != after.ended:
+        step = -1 if after.ended else 1
+        db.execute("UPDATE job_data SET open_tasks = open_tasks + ? WHERE job_id = ?", (step, str(after.job_id)))
+    if after.ended:
+        complete(db, after.job_id, at)
+    return after
+
+
+def _tell_job(db: sqlite3.Connection, before: Task, after: Task, at: int) -> None:
+    if (stored := job(db, after.job_id)) is not None:
+        told = rules.job_after(stored, before, after, at)
+        rows.JOBS.update_only(db, told, ("job_cost_actual", "last_executed_at", "updated_at"))
+
+
+def _settle(db: sqlite3.Connection, settled_task: Task, settled: rules.Settlement, at: int) -> None:
+    owner = "(SELECT user_address FROM job_data WHERE job_id = ?)"
+    query = f"{rows.SELECT_USER} WHERE user_address = {owner}"
+    if (stored := one(db, query, [str(settled_task.job_id)], rows.user_of)) is not None:
+        rows.USERS.update(db, replace(stored, points=stored.points + settled.user_points, updated_at=at))
+    for address, credits_ in settled.keepers.items():
+        record = keeper_record(db, settled_task.chain_id, address)
+        rows.RECORDS.upsert(db, rules.credited(record, credits_))
+
+
+def _count(db: sqlite3.Connection, tasks: Sequence[Task], step: int) -> None:
+    """Kept as tasks move: counting a million of them for every scrape would not do."""
+    counts = Counter((each.state, each.reason) for each in tasks)
+    db.executemany(
+        "INSERT INTO task_counts VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = tasks + ?3",
+        [(state, reason, step * number) for (state, reason), number in counts.items()],
+    )
+
+
+def published(db: sqlite3.Connection, task_id: int, number: int, at_ms: int) -> None:
+    marked, of = attempt(db, task_id, number), task(db, task_id)
+    if marked is None or of is None or marked.published_ms is not None:
+        return
+    rows.ATTEMPTS.update(db, replace(marked, published_ms=at_ms))
+    rows.TASKS.update_only(db, replace(of, stages={"published": at_ms, **of.stages}), ("stages",))
+
+
+def acknowledged(db: sqlite3.Connection, task_id: int, number: int, at_ms: int) -> Task | None:
+    open_attempt = attempt(db, task_id, number)
+    if open_attempt is None or open_attempt.ended_ms is not None:
+        return None
+    if open_attempt.acknowledged_ms is None:
+        rows.ATTEMPTS.update(db, replace(open_attempt, acknowledged_ms=at_ms))
+    step = TaskChange(task_id, (TaskState.ACKNOWLEDGED,), stages={"acknowledged": at_ms})
+    return change(db, step, at_ms // 1000) or task(db, task_id)
+
+
+def given_up(db: sqlite3.Connection, task_id: int, number: int, code: str, detail: str, at_ms: int, fault: bool) -> bool:
+    open_attempt, of = attempt(db, task_id, number), task(db, task_id)
+    if open_attempt is None or of is None or open_attempt.ended_ms is not None:
+        return False
+    rows.ATTEMPTS.update(db, replace(open_attempt, ended_ms=at_ms, code=code, detail=detail))
+    if fault:
+        record = keeper_record(db, of.chain_id, open_attempt.performer)
+        rows.RECORDS.upsert(db, replace(record, failed=record.failed + 1))
+    return True
