@@ -84,7 +84,7 @@ class Recheck:
         self._chains = chains
         self._reader = reader
         self._compute = compute
-        self._read: OrderedDict[int, tuple[float, Failed | Transient | None]] = OrderedDict()
+        self._read: OrderedDict[tuple[int, bytes], tuple[float, Failed | Transient | None]] = OrderedDict()
 
     async def look(self, task: Task, job: JobSpec) -> None:
         """One look, as an attester takes it: returns when the trigger fired.
@@ -99,7 +99,7 @@ class Recheck:
                 assert isinstance(task.observation, LogSeen)  # names() has seen to it
                 await self._event(job, trigger, task.observation)
             case OnCondition():
-                await self._condition_now_and_then(task.task_id, trigger)
+                await self._condition_now_and_then((task.task_id, task.authorisation.spec), trigger)
             case _:
                 if not schedules.is_due(trigger, trigger_id, created_at=job.created_at, time_frame=job.time_frame):
                     raise Failed("NOT_DUE", "the second is not one of the job's")
@@ -154,17 +154,17 @@ class Recheck:
 
     # conditions
 
-    async def _condition_now_and_then(self, task_id: int, trigger: OnCondition) -> None:
+    async def _condition_now_and_then(self, key: tuple[int, bytes], trigger: OnCondition) -> None:
         """Reads no more often than every few seconds for one task; that it was seen to hold once is enough."""
-        at, before = self._read.get(task_id, (float("-inf"), None))
+        at, before = self._read.get(key, (float("-inf"), None))
         if trio.current_time() - at >= _READ_AGAIN_S and (before is not None or at == float("-inf")):
             try:
                 await self._condition(trigger)
                 before = None
             except (Failed, Transient) as error:
                 before = error
-            self._read.pop(task_id, None)
-            self._read[task_id] = (trio.current_time(), before)
+            self._read.pop(key, None)
+            self._read[key] = (trio.current_time(), before)
             while len(self._read) > _READ:
                 self._read.popitem(last=False)
         if before is not None:

@@ -13,14 +13,19 @@ from consensus import ecdsa
 from consensus.codec import Domain
 from consensus.errors import Transient
 from consensus.messages import Execution, JobSpec, Uint256, Verdict
+from consensus.schedules import Cron, Moments
+from consensus.triggers import Observation
 from node.arguments import encode_call
 from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus, Job, Transaction
 from node.infra.compute import inline
 from node.infra.contracts import encode_execute
+from node.recheck import Recheck
 from node.verifier import describes, execution_digest, verify
 from tests.consensus import samples
 from tests.consensus.samples import DOMAIN, NOW
+from tests.simulation.world import Readings
 
+RECHECK = Recheck({}, Readings(), inline)
 CALL = encode_call(samples.SPEC.function, samples.SPEC.arguments)
 PERFORMER = ecdsa.address_of(samples.PERFORMER)
 
@@ -45,11 +50,11 @@ class Read:
         return self.transaction_read
 
 
-def executed(spec: JobSpec = samples.SPEC, call: bytes = CALL, **changes: Any) -> Execution:
+def executed(spec: JobSpec = samples.SPEC, call: bytes = CALL, observation: Observation = None, **changes: Any) -> Execution:
     auth = samples.authorisation(
         spec=samples.spec_digest(spec.encode()), selector=call[:4], call_hash=samples.keccak(call), **changes
     )
-    return samples.execution(samples.task(auth, spec=spec), call=call)
+    return samples.execution(samples.task(auth, spec=spec, observation=observation), call=call)
 
 
 def recorded(execution: Execution, **changes: Any) -> ExecutionRecord:
@@ -96,17 +101,35 @@ def chain(execution: Execution, *, job: dict[str, Any] | None = None, transactio
 
 async def test_an_honest_execution_gets_a_yes() -> None:
     execution = executed()
-    assert await verify(execution, recorded(execution), chain(execution), inline) == (Verdict.YES, "")
+    assert await verify(execution, recorded(execution), chain(execution), inline, RECHECK) == (Verdict.YES, "")
 
 
 async def test_an_inner_failure_that_the_hub_recorded_gets_a_yes() -> None:
     execution = executed()
     failed = recorded(execution, success=False)
     failed = dataclasses.replace(failed, digest=execution_digest(execution, failed))
-    assert await verify(execution, failed, chain(execution), inline) == (Verdict.YES, "")
+    assert await verify(execution, failed, chain(execution), inline, RECHECK) == (Verdict.YES, "")
 
 
 SPEC = samples.SPEC
+MOMENTS = msgspec.structs.replace(SPEC, trigger=Moments((NOW, NOW + 500)))
+CRON = msgspec.structs.replace(SPEC, trigger=Cron("* * * * *", "UTC"), created_at=NOW - 200)
+MINUTE = NOW - NOW % 60
+SCHEDULED_EVENT = msgspec.structs.replace(SPEC, definition=3)  # a schedule under an event job's type
+
+
+@pytest.mark.parametrize(("spec", "second"), [(MOMENTS, NOW), (CRON, MINUTE)])
+async def test_cron_and_specific_times_get_a_yes_at_their_seconds(spec: JobSpec, second: int) -> None:
+    execution = executed(spec, trigger_id=Uint256(second))
+    read = chain(execution, job={"interval": 0, "created_at": spec.created_at})
+    assert await verify(execution, recorded(execution), read, inline, RECHECK) == (Verdict.YES, "")
+
+
+@pytest.mark.parametrize("definition", [2, 4, 6, 7])
+async def test_a_job_whose_script_cannot_be_run_yet_is_left_to_others(definition: int) -> None:
+    execution = executed(msgspec.structs.replace(SPEC, definition=definition))
+    opinion = await verify(execution, recorded(execution), chain(execution), inline, RECHECK)
+    assert opinion == (Verdict.CANNOT_TELL, "UNSUPPORTED_JOB")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +151,19 @@ SPEC = samples.SPEC
         ("WRONG_RECORD", executed(), {}, {"created_at": 1}, {}),
         ("WRONG_RECORD", executed(), {}, {}, {"sender": b"\x01" * 20}),
         ("WRONG_RECORD", executed(), {}, {}, {"to": b"\x01" * 20}),
+        ("NOT_DUE", executed(trigger_id=Uint256(NOW + 50), not_before=NOW), {}, {}, {}),
+        ("NOT_DUE", executed(MOMENTS), {}, {}, {}),  # registered with an interval of 50
+        ("NOT_DUE", executed(MOMENTS, trigger_id=Uint256(NOW + 1)), {}, {"interval": 0}, {}),
+        ("NOT_DUE", executed(CRON, trigger_id=Uint256(NOW - 1)), {}, {"interval": 0}, {}),
+        ("NOT_DUE", executed(SCHEDULED_EVENT), {}, {"definition": 3, "interval": 0}, {}),
     ],
 )
 async def test_a_lie_gets_the_no_that_names_it(
     reason: str, execution: Execution, record: dict[str, Any], job: dict[str, Any], transaction: dict[str, Any]
 ) -> None:
-    opinion = await verify(execution, recorded(execution, **record), chain(execution, job=job, transaction=transaction), inline)
+    opinion = await verify(
+        execution, recorded(execution, **record), chain(execution, job=job, transaction=transaction), inline, RECHECK
+    )
     assert opinion == (Verdict.NO, reason)
 
 
@@ -150,26 +180,26 @@ async def test_a_lie_gets_the_no_that_names_it(
 )
 async def test_a_package_of_another_execution_says_nothing_about_the_recorded_one(record: dict[str, Any]) -> None:
     execution = executed()
-    opinion = await verify(execution, recorded(execution, **record), chain(execution), inline)
+    opinion = await verify(execution, recorded(execution, **record), chain(execution), inline, RECHECK)
     assert opinion == (Verdict.CANNOT_TELL, "WRONG_RECORD")
 
 
 async def test_an_earlier_attempts_package_says_nothing_about_a_later_ones_record() -> None:
     first, second = executed(attempt=1), executed(attempt=2)
     assert not describes(first, recorded(second))
-    opinion = await verify(first, recorded(second), chain(second), inline)
+    opinion = await verify(first, recorded(second), chain(second), inline, RECHECK)
     assert opinion == (Verdict.CANNOT_TELL, "WRONG_RECORD")
 
 
 async def test_endpoints_on_different_branches_are_no_contradiction() -> None:
     execution = executed()
-    opinion = await verify(execution, recorded(execution), chain(execution, transaction={"block_number": 49}), inline)
+    opinion = await verify(execution, recorded(execution), chain(execution, transaction={"block_number": 49}), inline, RECHECK)
     assert opinion == (Verdict.CANNOT_TELL, "TRANSACTION_NOT_FOUND")
 
 
 async def test_a_claimed_resource_fee_gets_a_no() -> None:
     execution = msgspec.structs.replace(executed(), resource_fee=Uint256(1))
-    assert await verify(execution, recorded(execution), chain(execution), inline) == (Verdict.NO, "WRONG_FEE")
+    assert await verify(execution, recorded(execution), chain(execution), inline, RECHECK) == (Verdict.NO, "WRONG_FEE")
 
 
 @pytest.mark.parametrize(
@@ -180,4 +210,4 @@ async def test_an_attester_whose_rpc_lags_cannot_tell(read: Transaction | Except
     execution = executed()
     lagging = cast(Read, chain(execution))
     lagging.transaction_read = read
-    assert await verify(execution, recorded(execution), cast(Chain, lagging), inline) == (Verdict.CANNOT_TELL, reason)
+    assert await verify(execution, recorded(execution), cast(Chain, lagging), inline, RECHECK) == (Verdict.CANNOT_TELL, reason)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 
 import trio
 
 from consensus import bls, ecdsa
 from consensus.codec import keccak
+from consensus.conditions import OnCondition, Source, StaticSource
+from consensus.errors import Transient
+from consensus.events import OnEvent, firing_id
 from consensus.messages import Authorisation, JobSpec, Task, Uint256, spec_digest
-from consensus.triggers import Interval
+from consensus.numbers import number
+from consensus.triggers import EdgeSeen, Interval, LogSeen, Observation
 from node.arguments import encode_call
 from node.duties import DutySettings
 from node.infra.chain_memory import Ledger, MemoryChain, SentTransactions
 from node.infra.clock import TrioClock
 from node.infra.compute import inline
 from node.infra.observe import Observer, Registry
+from node.infra.sources import Value
 from node.infra.sqlite import MEMORY, Database, open_database
 from node.journal import MIGRATIONS, Journal
 from node.signer import Signer
@@ -55,6 +61,27 @@ class Resident:
         return f"keeper-{self.number}"
 
 
+class Readings:
+    """What sources say: the same to everybody, until a test changes it. One that is not given does not answer."""
+
+    def __init__(self) -> None:
+        self.values: dict[Source, str] = {}
+        self.asked = 0
+
+    async def read_each(self, sources: Sequence[Source]) -> Mapping[Source, Value]:
+        await trio.sleep(0.01)
+        self.asked += 1
+        return {source: self._value(source) for source in sources}
+
+    def _value(self, source: Source) -> Decimal | Transient:
+        said = source.value if isinstance(source, StaticSource) else self.values.get(source)
+        return number(said) if said is not None else Transient("SOURCE_UNREACHABLE", "it does not answer")
+
+    @staticmethod
+    def place(source: Source) -> str:
+        return repr(source)
+
+
 class World:
     """Keepers, chain and mesh; tests start and kill keepers and publish tasks as a coordinator would."""
 
@@ -63,6 +90,7 @@ class World:
         self.ledger = Ledger(clock, round_seconds=12, block_seconds=block_seconds)
         self.mesh = MemoryMesh(latency=lambda _a, _b: 0.005)
         self.residents: list[Resident] = []
+        self.readings = Readings()
         self.publisher = self.mesh.join("coordinator")
         self._nursery = nursery
         self.ledger.list_dispatcher(ecdsa.address_of(DISPATCHER))
@@ -102,6 +130,7 @@ class World:
             tracker=resident.tracker,
             clock=clock,
             compute=inline,
+            sources=self.readings,
             version="0",
             duties=DutySettings(rank_interval=2.0),
         )
@@ -141,14 +170,61 @@ class World:
             level=level,
         )
 
+    def create_triggered_job(
+        self, trigger: OnEvent | OnCondition, *, time_frame: int = 3600, level: int = 2, recurring: bool = True
+    ) -> JobSpec:
+        """An event or condition job."""
+        definition = 3 if isinstance(trigger, OnEvent) else 5
+        job_id = self.ledger.create_job(
+            OWNER, target=TARGET, interval=0, time_frame=time_frame, definition=definition, recurring=recurring
+        )
+        return JobSpec(
+            job_id=Uint256(job_id),
+            chain_id=self.ledger.domain.chain_id,
+            definition=definition,
+            owner=OWNER,
+            created_at=self.ledger.state.jobs[job_id].created_at,
+            time_frame=time_frame,
+            trigger=trigger,
+            target=TARGET,
+            function=FUNCTION,
+            arguments=ARGUMENTS,
+            level=level,
+        )
+
+    def event_task(self, spec: JobSpec, tx_hash: bytes, position: int, performer: bytes, *, window: int = 10) -> Task:
+        """What a coordinator publishes when it has seen a log; it is not asked whether the log is there."""
+        assert isinstance(spec.trigger, OnEvent)
+        firing = firing_id(spec.trigger.chain_id, tx_hash, position)
+        return self._task(spec, firing, performer, int(self.clock.now()), window, LogSeen(tx_hash, position))
+
+    def condition_task(self, spec: JobSpec, edge: int, performer: bytes, *, window: int = 10) -> Task:
+        now = int(self.clock.now())
+        return self._task(spec, edge, performer, now, window, EdgeSeen(now))
+
     def task(
         self, spec: JobSpec, second: int, performer: bytes, *, attempt: int = 1, window: int = 10, secret: bytes = DISPATCHER
+    ) -> Task:
+        """A time job's."""
+        return self._task(spec, second, performer, second, window, None, attempt=attempt, secret=secret)
+
+    def _task(
+        self,
+        spec: JobSpec,
+        trigger_id: int,
+        performer: bytes,
+        not_before: int,
+        window: int,
+        observation: Observation,
+        *,
+        attempt: int = 1,
+        secret: bytes = DISPATCHER,
     ) -> Task:
         call = encode_call(spec.function, spec.arguments)
         body = spec.encode()
         authorisation = Authorisation(
             job_id=spec.job_id,
-            trigger_id=Uint256(second),
+            trigger_id=Uint256(trigger_id),
             attempt=attempt,
             performer=performer,
             spec=spec_digest(body),
@@ -158,11 +234,11 @@ class World:
             gas_limit=100_000,
             level=spec.level,
             max_fee=Uint256(10**17),
-            not_before=second,
-            deadline=second + window,
+            not_before=not_before,
+            deadline=not_before + window,
         )
         signature = ecdsa.sign(secret, self.ledger.domain.hub_digest(authorisation.struct_hash()))
-        return Task(spec.chain_id, authorisation, signature, body, "tgrx-simulation")
+        return Task(spec.chain_id, authorisation, signature, body, "tgrx-simulation", observation)
 
     def status(self, task: Task) -> int:
         executed = self.ledger.state.executed.get(task.task_id)
