@@ -152,15 +152,13 @@ class PostedJob(BaseModel):
             raise Invalid(
                 "dynamic_arguments_script_url", f"type {kind} takes no script", "leave it out, or post type 2, 4, 6 or 7"
             )
-        if self.arg_type not in (0, 2 if dynamic else 1):
-            raise Invalid("arg_type", f"is {self.arg_type}", f"send {2 if dynamic else 1} for type {kind}")
-        if not dynamic:
-            return
-        if not _SCRIPT.match(url):
+        if dynamic and not _SCRIPT.match(url):
             shown = f"is missing, type {kind} takes a script" if not url else "names no content of IPFS"
             raise Invalid("dynamic_arguments_script_url", shown, "send ipfs://CID or https://<gateway>/ipfs/CID")
-        if self.language not in (("", *LANGUAGES) if kind != CUSTOM_SCRIPT else LANGUAGES):
+        if dynamic and self.language not in (("", *LANGUAGES) if kind != CUSTOM_SCRIPT else LANGUAGES):
             raise Invalid("language", f"{self.language[:20]!r} is not known", f"send one of {', '.join(LANGUAGES)}")
+        if self.arg_type not in (0, 2 if dynamic else 1):
+            raise Invalid("arg_type", f"is {self.arg_type}", f"send {2 if dynamic else 1} for type {kind}")
 
     def _trigger(self) -> Trigger:
         match self.task_definition_id:

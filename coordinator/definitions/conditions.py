@@ -49,7 +49,7 @@ FIELDS = (*_LEAF, "condition")
 
 T = TypeVar("T")
 
-_PLAIN = 110  # characters without an exponent: 10^100 has 101
+_PLAIN = 90  # characters without an exponent: `number` takes 100 digits
 
 
 def on_condition(posted: Mapping[str, Any]) -> OnCondition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -27,7 +27,7 @@ def zone(name: str) -> str:
     return name
 
 
-def schedule(kind: str, interval: int | None, expression: str, moments: str | Sequence[Any], timezone: str) -> Schedule:
+def schedule(kind: str, interval: int | None, expression: str, moments: str | list[Any], timezone: str) -> Schedule:
     """The one schedule that is given; `kind` is `schedule_type`, and may be left out. Raises `Invalid`."""
     given = {"interval": interval is not None, "cron": bool(expression), "specific": bool(moments)}
     if kind and kind not in _FIELDS:
@@ -63,14 +63,16 @@ def cron(expression: str, timezone: str) -> Cron:
         raise Invalid("cron_expression", str(error)[:200], "send five fields like 0 9 * * mon-fri, or @daily") from None
 
 
-def specific(moments: str | Sequence[Any], timezone: str) -> Moments:
+def specific(moments: str | list[Any], timezone: str) -> Moments:
     """Times as a list or comma-separated, each RFC 3339, local in `timezone`, or epoch seconds. Raises `Invalid`.
 
     Sorted, and each once. A local time that a change of clocks skips is as much later as was skipped; of one that comes twice
     the first is meant.
     """
     named = ZoneInfo(zone(timezone))
-    parts = [part for part in moments.split(",") if part.strip()] if isinstance(moments, str) else list(moments)
+    if not isinstance(moments, str | list):
+        raise Invalid("specific_schedule", "is neither text nor list", "send times like 2030-01-31T09:00:00Z, comma-separated")
+    parts = [part for part in moments.split(",") if part.strip()] if isinstance(moments, str) else moments
     if not 1 <= len(parts) <= MAX_MOMENTS:
         raise Invalid("specific_schedule", f"has {len(parts)} times", f"send 1 to {MAX_MOMENTS}")
     try:

@@ -10,21 +10,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.errors import Invalid
-from coordinator.api.requests import one_job
-from tests.coordinator.conftest import ABI, Api
-from tests.coordinator.world import KEY_OWNER
+from consensus.events import declared
+from consensus.messages import JobSpec
+from consensus.triggers import OnCondition
+from coordinator.api.requests import PostedJob, posted_jobs, updated_job
+from coordinator.definitions.conditions import FIELDS, OPERATORS
+from coordinator.definitions.events import declaration
+from coordinator.definitions.posted import Call, spec_of
+from tests.coordinator.conftest import ABI, CONDITION, EVENT, KEY_OWNER, SCRIPT, Api
 
 
 @pytest.mark.parametrize(
     ("changes", "field", "code"),
     [
-        ({"task_definition_id": 2}, "task_definition_id", "UNSUPPORTED_JOB"),
-        ({"task_definition_id": 7}, "task_definition_id", "UNSUPPORTED_JOB"),
+        ({"task_definition_id": 2}, "dynamic_arguments_script_url", "INVALID_FIELD"),
+        ({"task_definition_id": 3}, "trigger_chain_id", "INVALID_FIELD"),
+        ({"task_definition_id": 5}, "condition_type", "INVALID_FIELD"),
+        ({"task_definition_id": 7}, "dynamic_arguments_script_url", "INVALID_FIELD"),
         ({"task_definition_id": 8}, "task_definition_id", "INVALID_FIELD"),
         ({"task_definition_id": True}, "task_definition_id", "INVALID_FIELD"),
-        ({"schedule_type": "cron", "cron_expression": "* * * * *"}, "schedule_type", "UNSUPPORTED_JOB"),
-        ({"schedule_type": "specific", "specific_schedule": "x"}, "schedule_type", "UNSUPPORTED_JOB"),
-        ({"dynamic_arguments_script_url": "ipfs://x"}, "dynamic_arguments_script_url", "UNSUPPORTED_JOB"),
+        ({"schedule_type": "cron", "cron_expression": "* * * * *"}, "time_interval", "INVALID_FIELD"),
+        ({"schedule_type": "monthly"}, "schedule_type", "INVALID_FIELD"),
+        ({"schedule_type": ["cron"]}, "schedule_type", "INVALID_FIELD"),
+        ({"dynamic_arguments_script_url": "ipfs://x"}, "dynamic_arguments_script_url", "INVALID_FIELD"),
+        ({"arg_type": 2}, "arg_type", "INVALID_FIELD"),
+        ({"missed_run_policy": "sometimes"}, "missed_run_policy", "INVALID_FIELD"),
+        ({"priority": 0}, "priority", "INVALID_FIELD"),
+        ({"priority": 4}, "priority", "INVALID_FIELD"),
         ({"is_safe": True}, "is_safe", "UNSUPPORTED_JOB"),
         ({"time_interval": 0}, "time_interval", "INVALID_FIELD"),
         ({"time_interval": None}, "time_interval", "INVALID_FIELD"),
@@ -66,7 +78,7 @@ async def test_a_job_that_cannot_be_taken_is_refused_by_field(api: Api, changes:
     answer = await api.post(job)
     assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, code, field)
     assert answer.json()["error"]
-    assert await api.world.store.jobs(key_owner=KEY_OWNER) == []
+    assert await api.store.jobs(key_owner=KEY_OWNER) == []
 
 
 @pytest.mark.parametrize(
@@ -81,8 +93,9 @@ async def test_a_job_that_cannot_be_taken_is_refused_by_field(api: Api, changes:
         (b'[{"a":1,"a":2}]', 400, "INVALID_BODY"),
         (b"[" + b"9" * 10_000 + b"]", 400, "INVALID_BODY"),
         (b"{}", 400, "INVALID_BODY"),
-        (b"[]", 422, "UNSUPPORTED_JOB"),
-        (b"[{},{}]", 422, "UNSUPPORTED_JOB"),
+        (b"[]", 400, "INVALID_BODY"),
+        (b"[{},{}]", 422, "INVALID_FIELD"),
+        (b"[" + b",".join([b"{}"] * 33) + b"]", 422, "INVALID_FIELD"),
         (b"[5]", 422, "INVALID_FIELD"),
         (b"[null]", 422, "INVALID_FIELD"),
         (b"[{}]", 422, "INVALID_FIELD"),
@@ -142,24 +155,88 @@ VALID: dict[str, Any] = {
     "target_contract_address": "0x" + "02" * 20,
     "target_function": "ping(uint256)",
 }
-FIELDS = [
-    *VALID,
-    "schedule_type",
-    "abi",
-    "arg_type",
-    "arguments",
-    "job_cost_prediction",
-    "timezone",
-    "safe_address",
-    "unheard_of",
+SCHEDULE = ["schedule_type", "time_interval", "cron_expression", "specific_schedule", "timezone"]
+KINDS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, [*VALID, "unheard_of"]),
+    ({}, list(PostedJob.model_fields)),
+    ({"time_interval": None, "cron_expression": "@daily"}, SCHEDULE),
+    ({"time_interval": None, "specific_schedule": "2030-01-01T00:00:00Z"}, SCHEDULE),
+    ({"task_definition_id": 3, **EVENT, "abi": ABI}, [*EVENT, "abi", "event_filters", "event_filter_value", "confirmations"]),
+    (
+        {"task_definition_id": 3, **EVENT, "abi": ABI, "event_filter_para_name": "value"},
+        ["event_filters", "event_filter_value", "event_filter_para_name"],
+    ),
+    ({"task_definition_id": 5, **CONDITION}, list(FIELDS)),
+    ({"task_definition_id": 7, "dynamic_arguments_script_url": SCRIPT, "language": "py"}, ["arg_type", "language", "arguments"]),
 ]
 
 
-@given(st.dictionaries(st.sampled_from(FIELDS), values, max_size=4))
-def test_any_field_of_any_type_is_taken_or_refused_by_name(changes: dict[str, Any]) -> None:
+def changes(of: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(of), values, max_size=3)
+
+
+posts = st.sampled_from(KINDS).flatmap(lambda kind: st.tuples(st.just(kind[0]), changes(kind[1])))
+
+
+@given(posts)
+def test_any_field_of_any_type_is_taken_or_refused_by_name(post: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    kind, changed = post
     try:
-        posted = one_job(json.dumps([{**VALID, **changes}]).encode())
+        [posted] = posted_jobs(json.dumps([{**VALID, **kind, **changed}]).encode())
     except Invalid as refused:
         assert refused.field  # noqa: PT017 - it may also be taken
     else:
         assert len(posted.owner) == len(posted.contract) == 20
+        assert JobSpec.decode(spec_of(posted, Call("", "", b""), 1, posted.time_frame)).trigger == posted.trigger
+
+
+@given(posts)
+def test_any_update_is_taken_or_refused_by_name(post: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    kind, changed = post
+    try:
+        posted = updated_job({**VALID, **kind}, json.dumps(changed).encode())
+    except Invalid as refused:
+        assert refused.field  # noqa: PT017 - it may also be taken
+    else:
+        assert posted.time_frame > 0
+
+
+nodes = st.recursive(
+    st.fixed_dictionaries(
+        {"source": st.just({"type": "static", "url": "1"}), "condition_type": st.sampled_from(OPERATORS)},
+        optional={"upper_limit": values, "lower_limit": values, "hysteresis": values},
+    )
+    | values,
+    lambda inner: st.fixed_dictionaries({"all": st.lists(inner, max_size=4)}) | st.fixed_dictionaries({"any": st.lists(inner)}),
+    max_leaves=24,
+)
+
+
+@given(nodes)
+def test_any_tree_of_conditions_is_taken_or_refused_by_name(tree: Any) -> None:
+    try:
+        [posted] = posted_jobs(json.dumps([{**VALID, "task_definition_id": 5, "condition": tree}]).encode())
+    except Invalid as refused:
+        assert refused.field.startswith("condition")  # noqa: PT017 - it may also be taken
+    else:
+        assert isinstance(posted.trigger, OnCondition)
+
+
+@given(st.text(alphabet='Pingd(),[] uint256adresboltupxy\t"{}:;019', max_size=80) | st.text(max_size=20), st.text(max_size=30))
+def test_any_event_is_resolved_or_refused_by_name(event: str, abi: str) -> None:
+    for text in (ABI, abi):
+        try:
+            found = declaration(event, text)
+        except Invalid as refused:
+            assert refused.field == "trigger_event" or refused.field.startswith("abi")  # noqa: PT017 - it may also be taken
+        else:
+            assert declared(found.text) == found
+
+
+@given(st.sampled_from(["api", "oracle", "static", "websocket", "balance", "contract", "transaction"]), st.text(max_size=60))
+def test_any_source_is_taken_or_refused_by_name(kind: str, url: str) -> None:
+    job = {**VALID, "task_definition_id": 5, **CONDITION, "value_source_type": kind, "value_source_url": url}
+    try:
+        posted_jobs(json.dumps([job]).encode())
+    except Invalid as refused:
+        assert refused.field == "value_source_url"  # noqa: PT017 - it may also be taken

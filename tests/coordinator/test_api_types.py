@@ -1,0 +1,264 @@
+"""Schedules, events and scripts as clients post them: what becomes of their fields, and what is refused and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from consensus.events import EventFilter
+from consensus.messages import JobSpec
+from consensus.triggers import Cron, Interval, Moments, OnEvent
+from coordinator.store.records import MissedPolicy
+from tests.coordinator.conftest import ABI, CONDITION, EVENT, EVENTS, KEY_OWNER, PING, SCRIPT, TARGET, Api
+
+PINGED = "Pinged(address indexed sender,uint256 value)"
+ACCOUNT = "0x" + "ab" * 20
+IN_BERLIN = 1_893_484_800  # 2030-01-01T09:00 there
+
+
+def spec_of(job: Any) -> JobSpec:
+    return JobSpec.decode(job.spec)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------
+
+SCHEDULES: list[tuple[dict[str, Any], object]] = [
+    ({"schedule_type": "interval", "time_interval": 10}, Interval(10)),
+    ({"time_interval": "10"}, Interval(10)),
+    ({"schedule_type": "cron", "cron_expression": "0 9 * * mon-fri"}, Cron("0 9 * * mon-fri", "Europe/Berlin")),
+    ({"cron_expression": " @daily ", "time_interval": 0, "specific_schedule": ""}, Cron("@daily", "Europe/Berlin")),
+    ({"schedule_type": "cron", "cron_expression": "*/5 * * * *", "timezone": ""}, Cron("*/5 * * * *", "UTC")),
+    ({"schedule_type": "specific", "specific_schedule": "2030-01-01T08:00:00Z"}, Moments((IN_BERLIN,))),
+    ({"schedule_type": "specific", "specific_schedule": "2030-01-01 09:00"}, Moments((IN_BERLIN,))),
+    ({"schedule_type": "specific", "specific_schedule": "2030-01-01T09:00:00.000+01:00"}, Moments((IN_BERLIN,))),
+    ({"schedule_type": "specific", "specific_schedule": str(IN_BERLIN)}, Moments((IN_BERLIN,))),
+    (
+        {"schedule_type": "specific", "specific_schedule": [IN_BERLIN + 60, str(IN_BERLIN), "2030-01-01T09:00"]},
+        Moments((IN_BERLIN, IN_BERLIN + 60)),
+    ),
+    (
+        {"schedule_type": "specific", "specific_schedule": "2030-01-01 09:01, 2030-01-01 09:00"},
+        Moments((IN_BERLIN, IN_BERLIN + 60)),
+    ),
+    # skipped by a change of clocks (as much later as was skipped), and shown twice (the first time)
+    ({"schedule_type": "specific", "specific_schedule": "2030-03-31 02:30"}, Moments((1_901_151_000,))),
+    ({"schedule_type": "specific", "specific_schedule": "2030-10-27 02:30"}, Moments((1_919_291_400,))),
+]
+
+
+@pytest.mark.parametrize(("fields", "trigger"), SCHEDULES)
+async def test_a_schedule_is_what_was_posted(api: Api, fields: dict[str, Any], trigger: object) -> None:
+    interval = trigger.interval if isinstance(trigger, Interval) else 0
+    job = await api.taken(api.posted(1, fields, interval=interval, time_frame=2**35))
+    assert job.trigger == spec_of(job).trigger == trigger
+    assert job.next_due is not None
+    assert job.next_due > job.created_at
+    assert job.recurring
+    assert api.changed == [job.id]
+
+
+@pytest.mark.parametrize(
+    ("fields", "interval", "field", "code"),
+    [
+        ({"schedule_type": "cron"}, 0, "cron_expression", "INVALID_FIELD"),
+        ({"schedule_type": "cron", "cron_expression": "every day"}, 0, "cron_expression", "INVALID_FIELD"),
+        ({"schedule_type": "cron", "cron_expression": "0 0 31 2 *"}, 0, "cron_expression", "INVALID_FIELD"),
+        ({"schedule_type": "cron", "cron_expression": "@reboot"}, 0, "cron_expression", "INVALID_FIELD"),
+        ({"cron_expression": "@daily", "timezone": "Mars/Olympus"}, 0, "timezone", "INVALID_FIELD"),
+        ({"cron_expression": "0 0 1 1 *"}, 0, "cron_expression", "INVALID_FIELD"),  # not within its life
+        ({"cron_expression": "@daily", "specific_schedule": "2030-01-01"}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "interval", "time_interval": 10, "cron_expression": "@daily"}, 10, "cron_expression", "INVALID_FIELD"),
+        ({"schedule_type": "specific"}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": "tomorrow"}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": "2030-02-30T00:00:00Z"}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": "2030-01-01T09:00:00.5Z"}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": IN_BERLIN * 1000}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": [IN_BERLIN * 1000]}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": [True]}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": list(range(1, 1002))}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"schedule_type": "specific", "specific_schedule": "1999-01-01T00:00:00Z"}, 0, "specific_schedule", "INVALID_FIELD"),
+        ({"cron_expression": "* * * * *"}, 10, "schedule_type", "CONTRADICTS_CHAIN"),
+        ({"time_interval": 10}, 0, "schedule_type", "CONTRADICTS_CHAIN"),
+        ({"time_interval": 10}, 20, "time_interval", "CONTRADICTS_CHAIN"),
+    ],
+)
+async def test_a_schedule_that_is_none_is_refused_by_field(
+    api: Api, fields: dict[str, Any], interval: int, field: str, code: str
+) -> None:
+    answer = await api.post(api.posted(1, fields, interval=interval))
+    assert (answer.status_code, answer.json().get("field"), answer.json()["code"]) == (422, field, code)
+    assert answer.json()["remedy"]
+    assert await api.store.jobs(key_owner=KEY_OWNER) == []
+
+
+@pytest.mark.parametrize("policy", MissedPolicy)
+async def test_the_policy_for_missed_seconds_is_kept_and_shown(api: Api, policy: MissedPolicy) -> None:
+    job = await api.taken(api.job(missed_run_policy=policy.value, priority=1))
+    assert (job.missed, job.priority) == (policy, 1)
+    shown = (await api.get(f"/api/jobs/id/{job.id}")).json()["job_data"]
+    assert (shown["missed_run_policy"], shown["priority"]) == (policy.value, 1)
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "declaration"),
+    [
+        ({}, PINGED),
+        ({"trigger_event": "Pinged(address,uint256)"}, PINGED),
+        ({"trigger_event": " event Pinged( address sender , uint value );"}, PINGED),
+        ({"trigger_event": "Pinged(address indexed who,uint256 much)"}, "Pinged(address indexed who,uint256 much)"),
+        ({"trigger_event": "Other(bytes32 indexed id)", "abi": json.dumps([PING])}, "Other(bytes32 indexed id)"),
+        ({"trigger_event": "Plain()"}, "Plain()"),
+        ({"trigger_event": "Twice(uint256)"}, "Twice(uint256 indexed a)"),
+        ({"trigger_event": "Shaped"}, "Shaped((uint8,string)[] shape)"),
+        ({"trigger_event": "Shaped((uint8,string)[])"}, "Shaped((uint8,string)[] shape)"),
+    ],
+)
+async def test_an_event_is_resolved_to_its_whole_declaration(api: Api, changes: dict[str, Any], declaration: str) -> None:
+    job = await api.taken(api.posted(3, {**EVENT, **changes}))
+    assert job.trigger == spec_of(job).trigger == OnEvent(31337, TARGET, declaration, (), api.chain.confirmations)
+    assert (job.next_due, job.caught_up, job.recurring) == (None, False, False)
+
+
+async def test_an_events_filters_and_confirmations_are_kept_in_canonical_form(api: Api) -> None:
+    fields = {"event_filter_para_name": "sender", "event_filter_value": ACCOUNT, "confirmations": 3}
+    listed = {"event_filters": [{"name": "value", "value": 7}]}
+    job = await api.taken(api.posted(3, {**EVENT, **fields, **listed}, recurring=True))
+    assert isinstance(job.trigger, OnEvent)
+    checksummed = "0xABaBaBaBABabABabAbAbABAbABabababaBaBABaB"
+    assert job.trigger.filters == (EventFilter("sender", checksummed), EventFilter("value", "7"))
+    assert job.trigger.confirmations == 3
+    assert job.recurring
+    shown = (await api.get(f"/api/jobs/id/{job.id}")).json()["event_job_data"]
+    assert shown["trigger_event"] == PINGED
+    assert shown["event_filters"] == [{"name": "sender", "value": checksummed}, {"name": "value", "value": "7"}]
+    assert (shown["trigger_chain_id"], shown["confirmations"], shown["recurring"]) == ("31337", 3, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "told"),
+    [
+        ({"trigger_event": "Twice"}, "trigger_event", "Twice(bytes32 indexed a) | Twice(uint256 indexed a)"),
+        ({"trigger_event": "Ponged"}, "trigger_event", "no event Ponged"),
+        ({"trigger_event": ""}, "trigger_event", "missing"),
+        ({"trigger_event": "Ping ed"}, "trigger_event", ""),
+        ({"trigger_event": "Pinged(address"}, "trigger_event", ""),
+        ({"trigger_event": "Pinged(adress)"}, "trigger_event", "adress"),
+        ({"trigger_event": "Pinged(uint256)"}, "trigger_event", "indexed"),
+        ({"trigger_event": "Pinged(address,uint256)", "abi": json.dumps([PING])}, "trigger_event", "indexed is not known"),
+        ({"trigger_event": "Pinged(address indexed a,uint256 indexed b)"}, "trigger_event", "differs from the ABI"),
+        ({"trigger_event": "Quiet"}, "trigger_event", "no event Quiet"),
+        ({"trigger_event": "X(bool a) anonymous"}, "trigger_event", "anonymous"),
+        ({"trigger_contract_address": "0x1"}, "trigger_contract_address", ""),
+        ({"trigger_contract_address": ""}, "trigger_contract_address", ""),
+        ({"trigger_chain_id": "5"}, "trigger_chain_id", "not served"),
+        ({"trigger_chain_id": ""}, "trigger_chain_id", "missing"),
+        ({"trigger_chain_id": "x"}, "trigger_chain_id", ""),
+        ({"confirmations": -1}, "confirmations", ""),
+        ({"confirmations": 10_001}, "confirmations", ""),
+        ({"event_filter_para_name": "value"}, "event_filter_value", "missing"),
+        ({"event_filter_value": "5"}, "event_filter_para_name", "missing"),
+        ({"event_filter_para_name": "nothing", "event_filter_value": "5"}, "event_filter_value", "no such parameter"),
+        ({"event_filter_para_name": "value", "event_filter_value": "x"}, "event_filter_value", "integer"),
+        ({"event_filter_para_name": "value", "event_filter_value": -1}, "event_filter_value", "range"),
+        ({"event_filter_para_name": "value", "event_filter_value": 0.5}, "event_filter_value", ""),
+        ({"event_filter_para_name": "sender", "event_filter_value": "0x12"}, "event_filter_value", "address"),
+        ({"event_filters": {"sender": ACCOUNT}}, "event_filters", "list"),
+        ({"event_filters": [{"name": "sender"}]}, "event_filters", "list"),
+        ({"event_filters": [{"name": "value", "value": n} for n in (1, 2)]}, "event_filters", "two values"),
+        ({"event_filters": [{"name": "value", "value": 1}, {"name": "value", "value": None}]}, "event_filters[1].value", ""),
+        ({"event_filters": [{"name": "value", "value": 1}] * 17}, "event_filters", "at most 16"),
+        ({"recurring": "yes"}, "recurring", ""),
+    ],
+)
+async def test_an_event_that_cannot_be_watched_is_refused_by_field(
+    api: Api, changes: dict[str, Any], field: str, told: str
+) -> None:
+    answer = await api.post({**api.posted(3, EVENT), **changes})
+    assert (answer.status_code, answer.json().get("field")) == (422, field)
+    assert told in answer.json()["error"]
+    assert await api.store.jobs(key_owner=KEY_OWNER) == []
+
+
+@pytest.mark.parametrize(("definition", "fields"), [(3, EVENT), (5, CONDITION)])
+async def test_whether_a_job_recurs_is_what_the_chain_says(api: Api, definition: int, fields: dict[str, Any]) -> None:
+    for on_chain in (True, False):
+        job = api.posted(definition, fields, recurring=on_chain)
+        answer = await api.post({**job, "recurring": not on_chain})
+        assert (answer.json()["field"], answer.json()["code"]) == ("recurring", "CONTRADICTS_CHAIN")
+        assert (await api.taken(job)).recurring is on_chain
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------
+
+GATEWAY = "https://teal-random-koala-993.mypinata.cloud/ipfs/bafkreif426p7t7takzhw3g6we2h6wsvf27p5jxj3gaiynqf22p3jvhx4la"
+
+
+@pytest.mark.parametrize(
+    ("definition", "fields", "interval"),
+    [
+        (2, {"schedule_type": "interval", "time_interval": 10}, 10),
+        (2, {"schedule_type": "cron", "cron_expression": "* * * * *"}, 0),
+        (4, EVENT, 0),
+        (6, CONDITION, 0),
+    ],
+)
+async def test_a_dynamic_job_is_taken_with_its_script(api: Api, definition: int, fields: dict[str, Any], interval: int) -> None:
+    for url in (SCRIPT, GATEWAY, "ipfs://QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"):
+        job = await api.taken(api.posted(definition, fields, interval=interval, dynamic_arguments_script_url=url, language="go"))
+        assert (job.target.script_url, job.target.language, job.target.arg_type) == (url, "go", 2)
+        assert (job.target.call, job.target.signature) == (b"", "ping(uint256)")
+        spec = spec_of(job)
+        assert (spec.script_url, spec.language, spec.function, spec.arguments) == (url, "go", "ping(uint256)", "")
+
+
+async def test_a_custom_script_needs_no_target(api: Api) -> None:
+    fields = {"time_interval": 60, "language": "py"}
+    for target in (bytes(20), TARGET):
+        job = await api.taken(api.posted(7, fields, interval=60, target=target, target_function="", abi=""))
+        assert (job.target.contract, job.trigger, spec_of(job).target) == (target, Interval(60), target)
+        shown = (await api.get(f"/api/jobs/id/{job.id}")).json()["time_job_data"]
+        assert shown["target_contract_address"] == ("" if not any(target) else shown["target_contract_address"])
+        assert (shown["dynamic_arguments_script_url"], shown["language"], shown["time_interval"]) == (SCRIPT, "py", 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"dynamic_arguments_script_url": ""}, "dynamic_arguments_script_url"),
+        ({"dynamic_arguments_script_url": "https://example.org/script.py"}, "dynamic_arguments_script_url"),
+        ({"dynamic_arguments_script_url": "http://gateway.example.org/ipfs/" + SCRIPT[7:]}, "dynamic_arguments_script_url"),
+        ({"dynamic_arguments_script_url": SCRIPT + "/../x"}, "dynamic_arguments_script_url"),
+        ({"dynamic_arguments_script_url": "ipfs://Qm0"}, "dynamic_arguments_script_url"),
+        ({"language": "cobol"}, "language"),
+        ({"language": ""}, "language"),
+        ({"arg_type": 1}, "arg_type"),
+        ({"time_interval": None}, "time_interval"),
+        ({"target_contract_address": "0x" + "01" * 20}, "target_contract_address"),
+    ],
+)
+async def test_a_custom_script_that_cannot_be_run_is_refused_by_field(api: Api, changes: dict[str, Any], field: str) -> None:
+    posted = api.posted(7, {"time_interval": 60, "language": "py"}, interval=60, target=bytes(20))
+    answer = await api.post({**posted, **changes})
+    assert (answer.status_code, answer.json().get("field")) == (422, field)
+
+
+async def test_the_fee_of_a_dynamic_job_needs_no_arguments(api: Api) -> None:
+    asked = {"target_chain_id": "31337", "target_contract_address": EVENT["trigger_contract_address"], "abi": ABI}
+    fee = await api.get("/api/fees", task_definition_id="4", target_function="ping", args='["not looked at"]', **asked)
+    assert int(fee.json()["current_total_fee"]) > 0
+    custom = await api.get("/api/fees", task_definition_id="7", target_chain_id="31337", target_function="", abi="", args="")
+    assert int(custom.json()["current_total_fee"]) > 0
+
+
+async def test_safe_jobs_are_refused_for_now(api: Api) -> None:
+    answer = await api.post(api.job(is_safe=True, safe_address=ACCOUNT, arguments=[ACCOUNT, ACCOUNT, "0", "0x", 0, ACCOUNT]))
+    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "UNSUPPORTED_JOB", "is_safe")
+
+
+def test_the_abi_of_these_tests_holds_functions_and_events() -> None:
+    assert json.loads(ABI) == [PING, *EVENTS]
