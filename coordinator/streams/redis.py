@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, TypeVarTuple
+from urllib.parse import urlsplit
 
 import structlog
 import trio
@@ -268,6 +270,9 @@ def _order(ident: bytes) -> tuple[int, int]:
 @asynccontextmanager
 async def open_redis(aio: AsyncioThread, url: str, prefix: str, instance: str) -> AsyncIterator[RedisStreams]:
     """The streams on the server at `url`, which may be away for now. Raises `Misconfigured` for what no waiting mends."""
+    where = urlsplit(url)
+    if where.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", where.path):  # the client would take database 0
+        raise Misconfigured(KEY, "the URL's path is the number of a database, as in redis://localhost:6379/0")
     try:
         calls = _Calls(aio, parse_url(url))
         for client in (calls.client, calls.waiting):
