@@ -229,7 +229,7 @@ class Jobs:
 
     async def update(self, job: Job, posted: Posted) -> Job:
         """The job as `posted`, which is `job` with what its owner changed. A new schedule counts from now. Raises `Invalid`."""
-        if job.ended:
+        if job.ended or job.spent:
             raise ended(job)
         same_job(job, posted)
         call = await self._compute(call_of, posted)

@@ -235,4 +235,5 @@ def interval_of(trigger: Trigger) -> int:
 
 def ended(job: Job) -> Invalid:
     """The error for whoever wants to change a job that is over."""
-    return Invalid("job_id", f"this job is {job.status.value}", "create a new one", code="JOB_INACTIVE")
+    over = f"this job is {job.status.value}" if job.ended else "this job has nothing left to fire for"
+    return Invalid("job_id", over, "create a new one", code="JOB_INACTIVE")
