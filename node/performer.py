@@ -123,7 +123,7 @@ class Performer:
             try:
                 return await send(what)
             except Transient as error:
-                if self._clock.now() >= task.authorisation.deadline:
+                if self._clock.now() + _RETRY_S >= task.authorisation.deadline:  # this reason says more than a passed deadline
                     # It may have left all the same: then its package is wanted.
                     sent = await self._executors[task.chain_id].sent_before(task)
                     if sent is None:
