@@ -25,7 +25,7 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.endings import Endings
 from coordinator.firing import FiringDesk
 from coordinator.guard import Guard
-from coordinator.jobs import Jobs
+from coordinator.jobs import CheckUrl, Jobs
 from coordinator.keepers import OFFLINE_AFTER_S, Keepers
 from coordinator.line import Line
 from coordinator.metrics import CoordinatorMetrics
@@ -66,7 +66,7 @@ OnReady = Callable[[dict[str, Any]], None]
 Step = Callable[..., Awaitable[None]]
 
 
-async def _any_url(url: str) -> None:
+async def _any_url(url: str, /, *schemes: str) -> None:
     """Refuses nothing: for simulations, which ask no URLs."""
 
 
@@ -91,7 +91,7 @@ class Parts:
     lookahead: float = 5.0
     lease: float = 4.0
     offline_after: float = OFFLINE_AFTER_S
-    check_url: Callable[[str], Awaitable[None]] = _any_url
+    check_url: CheckUrl = _any_url
 
 
 class Coordinator:
