@@ -125,6 +125,8 @@ class SqliteStore:
         return await self._db.write(lambda db: steps.complete(db, job_id, at))
 
     async def expire_jobs(self, shard: int, at: int, limit: int) -> Sequence[int]:
+        if not await self._db.read(lambda db: steps.expiring(db, shard, at, limit)):
+            return []  # as nearly always: the file's one lock for writing is left to others
         return await self._db.write(lambda db: steps.expire(db, shard, at, limit))
 
     async def job_counts(self) -> dict[JobStatus, int]:

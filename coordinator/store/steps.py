@@ -123,14 +123,19 @@ _EXPIRED = """
         AND (trigger_kind = 'event' OR trigger_kind = 'time' AND next_execution_timestamp IS NOT NULL)
     )
     UNION ALL
-    SELECT job_id, expiration_time FROM job_data WHERE shard = ?1 AND is_ended = 0 AND spent = 1 AND open_tasks = 0
+    SELECT job_id, expiration_time FROM job_data INDEXED BY finished_jobs
+    WHERE shard = ?1 AND is_ended = 0 AND spent = 1 AND open_tasks = 0
     ORDER BY expiration_time, job_id LIMIT ?3
 """
 
 
+def expiring(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
+    return every(db, _EXPIRED, [shard, at, limit], lambda row: int(row[0]))
+
+
 def expire(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
     over = []
-    for job_id in every(db, _EXPIRED, [shard, at, limit], lambda row: int(row[0])):
+    for job_id in expiring(db, shard, at, limit):
         before = job(db, job_id)
         after = rules.expired(before, at) if before is not None else None
         if after is not None:
