@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -12,12 +10,12 @@ from trio.testing import MockClock
 
 from consensus.errors import Invalid, Transient
 from consensus.lifecycle import TaskState
-from coordinator.dispatcher import DispatchPolicy
+from consensus.triggers import Interval
 from coordinator.keepers import OFFLINE_AFTER_S
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import Job, JobStatus
 from p2p.topics import CHECK_INS
-from tests.coordinator.world import KEY_OWNER, OWNER, TARGET, World, executes, is_silent, open_world
+from tests.coordinator.world import KEY_OWNER, OWNER, TARGET, open_world
 
 S = TaskState
 
@@ -72,15 +70,6 @@ async def test_without_a_quorum_a_task_is_not_attested(autojump_clock: MockClock
         assert told or executed_at + 60 < world.clock.now() < executed_at + 100
 
 
-async def test_an_execution_that_a_reorganisation_removed_is_named(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        job_id = await world.post()
-        await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
-        world.ledger.reorg(1, keep=False)
-        [task] = await world.ended(job_id)
-        assert (task.state, task.reason) == (S.NOT_ATTESTED, "REORGANISED")
-
-
 async def test_a_job_deleted_on_chain_fires_no_more(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         job_id = await world.post(interval=10, time_frame=1000)
@@ -111,13 +100,11 @@ async def test_a_registry_event_makes_a_new_keeper_known(autojump_clock: MockClo
         await world.add_keepers(1)
         await trio.sleep(1)
         await world.hear_keepers()
-        assert world.coordinator is not None
         assert world.coordinator.status()["active_keepers"] == 2
 
 
 async def test_keepers_go_offline_by_age_and_their_uptime_counts(autojump_clock: MockClock) -> None:
     async with open_world(keepers=2) as world:
-        assert world.coordinator is not None
         for _ in range(10):
             await trio.sleep(60)
             await world.keepers[0].check_in()
@@ -131,7 +118,6 @@ async def test_keepers_go_offline_by_age_and_their_uptime_counts(autojump_clock:
 
 async def test_a_check_in_replayed_or_of_another_keeper_counts_for_nothing(autojump_clock: MockClock) -> None:
     async with open_world(keepers=2) as world:
-        assert world.coordinator is not None
         honest, liar = world.keepers
         now = int(world.clock.now())
         message = honest.signer.check_in(world.ledger.domain, honest.peer_id, "0.1.0", "", now)
@@ -173,12 +159,11 @@ async def test_after_a_long_absence_connected_keepers_are_given_tasks_before_the
 
 async def test_a_posted_job_must_be_the_one_on_chain(autojump_clock: MockClock) -> None:
     async with open_world() as world:
-        assert world.coordinator is not None
         job_id = world.ledger.create_job(OWNER, target=TARGET, interval=10, time_frame=100)
         for changes, field in (
             ({"owner": b"\x01" * 20}, "user_address"),
             ({"contract": b"\x01" * 20}, "target_contract_address"),
-            ({"interval": 5}, "time_interval"),
+            ({"trigger": Interval(5)}, "time_interval"),
             ({"time_frame": 200}, "time_frame"),
             ({"chain_id": 5}, "target_chain_id"),
             ({"id": job_id + 1}, "job_id"),
@@ -186,25 +171,24 @@ async def test_a_posted_job_must_be_the_one_on_chain(autojump_clock: MockClock) 
             ({"function": "ping"}, "target_function"),
         ):
             with pytest.raises(Invalid) as refused:
-                await world.coordinator.jobs.create(world.posted(job_id, **changes), key_owner=KEY_OWNER, trace_id="")
+                await world.coordinator.jobs.create([world.posted(job_id, **changes)], key_owner=KEY_OWNER, trace_id="")
             assert refused.value.field == field
         world.ledger.delete_job(job_id)
         with pytest.raises(Invalid) as refused:
-            await world.coordinator.jobs.create(world.posted(job_id), key_owner=KEY_OWNER, trace_id="")
+            await world.coordinator.jobs.create([world.posted(job_id)], key_owner=KEY_OWNER, trace_id="")
         assert refused.value.code == "JOB_INACTIVE"
         assert await world.store.job(job_id) is None
 
 
 async def test_the_same_job_posted_again_answers_the_same_and_another_does_not(autojump_clock: MockClock) -> None:
     async with open_world() as world:
-        assert world.coordinator is not None
         job_id = await world.post(interval=10, time_frame=1000)
         create = world.coordinator.jobs.create
-        again = await create(world.posted(job_id), key_owner=KEY_OWNER, trace_id="another")
-        assert (again.job.id, again.job.trace_id, again.user.total_jobs) == (job_id, "tgrx-test", 1)
+        again = await create([world.posted(job_id)], key_owner=KEY_OWNER, trace_id="another")
+        assert (again.jobs[0].id, again.jobs[0].trace_id, again.user.total_jobs) == (job_id, "tgrx-test", 1)
         for posted, owner in ((world.posted(job_id, arguments="[6]"), KEY_OWNER), (world.posted(job_id), "thief")):
             with pytest.raises(Invalid) as refused:
-                await create(posted, key_owner=owner, trace_id="")
+                await create([posted], key_owner=owner, trace_id="")
             assert refused.value.code == "JOB_EXISTS"
         await world.until(lambda tasks: len(tasks) == 3, job_id)
         assert len({t.trigger_id for t in await world.tasks(job_id)}) == 3
@@ -221,29 +205,27 @@ async def test_a_call_that_reverts_now_may_be_posted(autojump_clock: MockClock) 
 
 async def test_a_deleted_job_posted_again_is_refused_rather_than_taken_and_ignored(autojump_clock: MockClock) -> None:
     async with open_world() as world:
-        assert world.coordinator is not None
         job_id = await world.post(interval=10, time_frame=1000)
         job = await world.store.job(job_id)
         assert job is not None
         await world.coordinator.jobs.delete(job)
         with pytest.raises(Invalid) as refused:
-            await world.coordinator.jobs.create(world.posted(job_id), key_owner=KEY_OWNER, trace_id="")
+            await world.coordinator.jobs.create([world.posted(job_id)], key_owner=KEY_OWNER, trace_id="")
         assert refused.value.code == "JOB_INACTIVE"
 
 
 async def test_a_job_deleted_on_chain_while_it_is_being_stored_is_deleted(autojump_clock: MockClock) -> None:
     class Slow(MemoryStore):
-        async def add_job(self, job: Job) -> Job:
-            world.ledger.delete_job(job.id)
+        async def add_jobs(self, jobs: Sequence[Job]) -> Sequence[Job]:
+            world.ledger.delete_job(jobs[0].id)
             await trio.sleep(30)  # the monitor hears of the deletion of a job that is not there yet
-            return await super().add_job(job)
+            return await super().add_jobs(jobs)
 
     async with open_world(store=Slow()) as world:
         with pytest.raises(Invalid) as refused:
             await world.post(interval=10, time_frame=1000)
         assert refused.value.code == "JOB_INACTIVE"
-        assert world.coordinator is not None
-        assert len(world.coordinator.scheduler) == 0
+        assert len(world.coordinator.time) == 0
 
 
 async def test_a_job_that_the_store_could_not_delete_fires_on(autojump_clock: MockClock) -> None:
@@ -252,134 +234,9 @@ async def test_a_job_that_the_store_could_not_delete_fires_on(autojump_clock: Mo
             raise Transient("DATABASE_BUSY", "always")
 
     async with open_world(store=Busy()) as world:
-        assert world.coordinator is not None
         job_id = await world.post(interval=10, time_frame=1000)
         job = await world.store.job(job_id)
         assert job is not None
         with pytest.raises(Transient):
             await world.coordinator.jobs.delete(job)
         await world.until(lambda tasks: len(tasks) == 2, job_id)
-
-
-class BusyStore(MemoryStore):
-    """Cannot answer its n-th call: nothing is then written, says the port."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = 0
-        self.where = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name.startswith("_") or "_of_job" in name or not inspect.iscoroutinefunction(value):
-            return value  # the tasks of a job are what this test itself looks at
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self.left -= 1
-            if self.left == 0:
-                self.where = name
-                raise Transient("DATABASE_BUSY", name)
-            return await value(*args, **kwargs)
-
-        return call
-
-
-def test_a_store_that_is_busy_at_any_one_call_loses_nothing_and_fires_nothing_twice() -> None:
-    places = set()
-
-    async def scenario(at: int) -> bool:
-        store = BusyStore()
-        policy = DispatchPolicy(ack_timeout=6, retries=(1, 2, 4), window=8, settle=5)
-        async with open_world(keepers=3, store=store, policy=policy) as world, trio.open_nursery() as nursery:
-            nursery.start_soon(world.certify_all)
-            job_id = await world.post(interval=10, time_frame=30)
-            store.left = at
-            with trio.fail_after(300):
-                tasks = await world.ended(job_id, 3)
-            places.add(store.where)
-            created_at = world.ledger.state.jobs[job_id].created_at
-            assert sorted(world.executed_seconds(job_id)) == [created_at + s for s in (10, 20, 30)], (at, store.where)
-            assert [t.state for t in tasks] == [S.COMPLETED] * 3, (at, store.where)
-            job = store._jobs[job_id]
-            assert job.status is JobStatus.COMPLETED
-            nursery.cancel_scope.cancel()
-        return store.left <= 0
-
-    at = 1
-    while trio.run(scenario, at, clock=MockClock(autojump_threshold=0)):
-        at += 1
-    assert at > 60
-    assert places >= {"fire", "add_attempt", "mark_published", "acknowledge", "record", "attempts", "task"}
-
-
-class DyingStore(MemoryStore):
-    """Kills the coordinator at its n-th call, before or after the call had its effect."""
-
-    def __init__(self, at: int, *, after: bool) -> None:
-        super().__init__()
-        self.left = at
-        self.after = after
-        self.die: Callable[[], None] | None = None
-        self.killed = trio.Event()
-        self.where = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name.startswith("_") or not inspect.iscoroutinefunction(value):
-            return value
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            if self.die is None:
-                return await value(*args, **kwargs)
-            self.left -= 1
-            if self.left != 0:
-                return await value(*args, **kwargs)
-            self.where = name
-            if self.after:
-                await value(*args, **kwargs)
-            self.die()
-            self.killed.set()
-            await trio.lowlevel.checkpoint()  # cancelled here
-            raise AssertionError("a dead coordinator goes on")
-
-        return call
-
-
-@pytest.mark.parametrize("after", [False, True])
-def test_killed_at_any_call_of_the_store_it_loses_nothing_and_fires_nothing_twice(after: bool) -> None:
-    places = set()
-
-    async def scenario(at: int) -> bool:
-        store = DyingStore(at, after=after)
-        policy = DispatchPolicy(ack_timeout=6, retries=(1, 2, 4), window=8, settle=5)
-        async with open_world(keepers=3, store=store, policy=policy) as world, trio.open_nursery() as nursery:
-            nursery.start_soon(world.certify_all)
-            job_id = await world.post(interval=10, time_frame=30)
-            world.keepers[0].behaviour = is_silent  # so that reassignment is among the steps
-            store.die = world.kill
-            with trio.move_on_after(200):
-                await store.killed.wait()
-            died = store.killed.is_set()
-            store.die = None
-            if died:
-                places.add(store.where)
-                await trio.sleep(1)
-                world.keepers[0].behaviour = executes
-                await world.start()
-            tasks = await world.ended(job_id, 3)
-            assert_each_second_ran_once(world, job_id, [t.trigger_id for t in tasks if t.state is S.COMPLETED])
-            job = await world.store.job(job_id)
-            assert job is not None
-            assert job.status is JobStatus.COMPLETED
-            nursery.cancel_scope.cancel()
-        return died
-
-    def assert_each_second_ran_once(world: World, job_id: int, completed: list[int]) -> None:
-        created_at = world.ledger.state.jobs[job_id].created_at
-        assert sorted(world.executed_seconds(job_id)) == sorted(completed) == [created_at + s for s in (10, 20, 30)]
-
-    at = 1
-    while trio.run(scenario, at, clock=MockClock(autojump_threshold=0)):
-        at += 1
-    assert at > 60
-    assert places >= {"fire", "add_attempt", "mark_published", "acknowledge", "end_attempt", "record", "attempts", "task"}
