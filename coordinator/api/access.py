@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -12,8 +12,10 @@ from quart import g, request
 from coordinator.api.keys import Role, digest_of
 from coordinator.api.limits import RateLimits
 from coordinator.jobs import Jobs
+from coordinator.keepers import Keepers
 from coordinator.store.port import Store
 from coordinator.store.records import ApiKey, Job, Task
+from coordinator.watch import PartState
 from node.infra.clock import Clock
 from node.infra.compute import Compute
 from node.infra.telemetry import traced
@@ -28,7 +30,8 @@ _KEY_CHARS = 256
 class Sources:
     """What the API answers from. `missing` lists what the coordinator still lacks; `status` is FIELD's GET /status.
 
-    `observe` is told method, route, status and seconds of every request.
+    `observe` is told method, route, status and seconds of every request. `keepers` take check-ins and are listed; `parts` are
+    the platform's own, as last seen.
     """
 
     store: Store
@@ -40,6 +43,8 @@ class Sources:
     status: Callable[[], dict[str, Any]]
     metrics: Callable[[], Awaitable[bytes]]
     observe: Callable[[str, str, int, float], None]
+    keepers: Keepers | None = None
+    parts: Callable[[], Mapping[str, PartState]] = dict
 
 
 class RefusedError(Exception):
