@@ -43,9 +43,12 @@ def between(trigger: Schedule, first: int, last: int, **life: int) -> list[int]:
     return found
 
 
-# Every time below is UTC. Berlin: +1, and +2 from 2027-03-28 01:00 to 2027-10-31 01:00. New York: -5, and -4 from
-# 2027-03-14 07:00 to 2027-11-07 06:00. Lord Howe: +11 until 2027-04-03 15:00, +10:30 until 2027-10-02 15:30, then +11. Apia: -10 until
-# 2011-12-30 10:00, then +14: it had no 30th of December. Kathmandu: +5:45.
+# Every time below is UTC.
+# Berlin: +1, and +2 from 2027-03-28 01:00 to 2027-10-31 01:00.
+# New York: -5, and -4 from 2027-03-14 07:00 to 2027-11-07 06:00.
+# Lord Howe: +11 until 2027-04-03 15:00, +10:30 until 2027-10-02 15:30, then +11.
+# Apia: -10 until 2011-12-30 10:00, then +14: it had no 30th of December.
+# Kathmandu: +5:45.
 FORWARD = [
     ("30 2 * * *", BERLIN, "2027-03-27 00:00", "2027-03-29 12:00", ["03-27 01:30", "03-28 01:00", "03-29 00:30"]),
     ("0,15,30 2 * * *", BERLIN, "2027-03-28 00:00", "2027-03-28 12:00", ["03-28 01:00"]),

@@ -47,7 +47,7 @@ def any_case(chance: random.Random, most: int) -> Case:
         life = min(END - created_at, interval * most + chance.randrange(interval))
         return Case(Interval(interval), created_at, life, [*range(created_at + interval, created_at + life + 1, interval)])
     if kind < 0.15:
-        times = sorted({chance.randrange(created_at - 10**6, END) for _ in range(most)})
+        times = sorted({chance.randrange(created_at - 10**6, END) for _ in range(min(most, 1000))})
         return Case(Moments(tuple(times)), created_at, END - created_at, [s for s in times if s > created_at])
     while True:
         line = oracle.any_line(chance)
