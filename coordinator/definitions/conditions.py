@@ -211,6 +211,7 @@ _SOURCES: Mapping[str, Callable[[str, str, str, str], Source]] = {
     "contract": _contract,
     "transaction": _transaction,
 }
+SOURCE_TYPES = tuple(_SOURCES)
 _FORMS = {
     "api": "send an http(s) URL",
     "oracle": "send <chain id>:<aggregator's address>, or an http(s) URL",

@@ -19,7 +19,7 @@ from coordinator.jobs import Jobs
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import ApiKey, Job
 from node.infra.chain_memory import Ledger, MemoryChain
-from node.infra.clock import TrioClock
+from node.infra.clock import Clock, TrioClock
 from node.infra.compute import Threads
 from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
@@ -172,7 +172,7 @@ class Api:
         }
 
 
-def sources(store: MemoryStore, jobs: Jobs, clock: TrioClock, **changes: Any) -> Sources:
+def sources(store: MemoryStore, jobs: Jobs, clock: Clock, **changes: Any) -> Sources:
     """What an API answers from when there is no more of a coordinator than its jobs."""
 
     async def metrics() -> bytes:
