@@ -12,6 +12,7 @@ from node.infra.rpc import RpcError, Unreachable
 
 MOST_NAMED = 500
 """Addresses, or topics, of one query: some nodes refuse more. Beyond it all are asked for and sorted out here."""
+_MOST = 50_000  # logs of one answer, at a kilobyte each
 _FEW = 4  # transactions of a block whose receipts are read one by one: less to carry than all logs of a full block
 _AT_ONCE = 8  # blocks of one batch: full ones answer with a megabyte each
 
@@ -26,7 +27,7 @@ class LogReader:
         self, contracts: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, tip: bytes | None
     ) -> list[Log]:
         """As `Chain.logs`."""
-        found = await self.raw(contracts, topics, from_block, to_block, tip)
+        found = await self.raw(contracts, topics, from_block, to_block, tip, most=_MOST)
         positions = await self._positions(found)
         try:
             return [_log_of(log, log["_index"] - positions[log["transactionHash"]]) for log in found]
@@ -34,14 +35,21 @@ class LogReader:
             raise Transient("RPC_ERROR", "a malformed log") from None
 
     async def raw(
-        self, contracts: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, tip: bytes | None
+        self,
+        contracts: Sequence[bytes],
+        topics: Sequence[bytes],
+        from_block: int,
+        to_block: int,
+        tip: bytes | None,
+        *,
+        most: int | None = None,
     ) -> list[dict[str, Any]]:
         """The same as the node gives them, `_index` being the block-wide index as a number."""
         named, first = _filter_of(contracts), _filter_of(topics)
         if tip is not None and from_block == to_block:
             answer = await self._of_block(tip, named, first)
         else:
-            answer = await self._reader.logs(named, first, from_block, to_block)
+            answer = await self._reader.logs(named, first, from_block, to_block, most=most)
             if tip is not None:  # after the logs: what was read then stood on this branch
                 await self._stands(to_block, tip)
         addresses, wanted = {hex_of(a) for a in contracts}, {hex_of(t) for t in topics}

@@ -110,11 +110,19 @@ class Reader:
         return bytes_of(await self.call("eth_getCode", [hex_of(address), "latest"]))
 
     async def logs(
-        self, addresses: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, *, rare: bool = False
+        self,
+        addresses: Sequence[bytes],
+        topics: Sequence[bytes],
+        from_block: int,
+        to_block: int,
+        *,
+        rare: bool = False,
+        most: int | None = None,
     ) -> list[dict[str, Any]]:
         """Logs in chain order of these addresses whose first topic is among `topics` (any, where empty). A range that the node
         refuses, or whose answer is too long, is halved until it is taken.
 
+        With more than `most` before the last range it gives up: `Transient`, and the caller asks for fewer blocks.
         Of `rare` ones the whole range is asked for at once: many providers limit what they find, not where they look.
         """
         found: list[dict[str, Any]] = []
@@ -142,6 +150,8 @@ class Reader:
                     raise
             else:
                 begin = end + 1
+                if most is not None and len(found) > most and begin <= to_block:
+                    raise Transient("RPC_ERROR", f"more than {most} logs up to block {end}: too many for one answer")
                 self._taken += 1
                 if self._taken % _GROW_AFTER == 0:
                     span = min(2 * span, _MAX_SPAN)
