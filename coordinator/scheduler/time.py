@@ -202,11 +202,12 @@ class TimeScheduler:
         taken = step(planned, now, self._ahead(planned.job_id) + _GRAIN_S, limit)
         following = [*taken.due[1:], taken.next_due] if taken.due else []
         firings = [
-            Firing(planned.job_id, self._task(planned, second), next_due=after, spent=after is None)
+            Firing(planned.job_id, self._task(planned, second), next_due=after, spent=after is None, revision=planned.revision)
             for second, after in zip(taken.due, following, strict=True)
         ]
         if not firings and (taken.next_due is None or taken.next_due != planned.next_due):  # over, or moved on without a task
-            firings = [Firing(planned.job_id, None, next_due=taken.next_due, spent=taken.next_due is None)]
+            after = taken.next_due
+            firings = [Firing(planned.job_id, None, next_due=after, spent=after is None, revision=planned.revision)]
         return _Turn(entry, taken, tuple(firings), on_time)
 
     def _task(self, planned: Planned, second: int) -> Task:
