@@ -23,26 +23,60 @@ const client = new sdk.TriggerXClient(input.api_key, { baseURL: input.coordinato
 const provider = new ethers.JsonRpcProvider(input.rpc_url, undefined, { cacheTimeout: -1 });
 const signer = new ethers.Wallet(input.account.private_key, provider);
 
+const abi = [
+  { type: 'function', name: 'ping', stateMutability: 'nonpayable', inputs: [{ name: 'value', type: 'uint256' }], outputs: [] },
+  {
+    type: 'event',
+    name: 'Pinged',
+    anonymous: false,
+    inputs: [
+      { name: 'value', type: 'uint256', indexed: false },
+      { name: 'count', type: 'uint256', indexed: false },
+    ],
+  },
+];
+// What differs between the types; fields that belong to another type must be absent, for the SDK tells types apart by them.
+const kinds = {
+  interval: () => ({ jobType: sdk.JobType.Time, scheduleType: 'interval', timeInterval: input.interval }),
+  cron: () => ({ jobType: sdk.JobType.Time, scheduleType: 'cron', cronExpression: input.cron }),
+  specific: () => ({ jobType: sdk.JobType.Time, scheduleType: 'specific', specificSchedule: input.specific }),
+  event: () => ({
+    jobType: sdk.JobType.Event,
+    triggerChainId: chain,
+    triggerContractAddress: input.contracts.demo,
+    triggerEvent: input.event ?? 'Pinged',
+    recurring: false,
+  }),
+  condition: () => ({
+    jobType: sdk.JobType.Condition,
+    conditionType: 'greater_than',
+    upperLimit: 0.2,
+    lowerLimit: 0,
+    valueSourceType: 'static',
+    valueSourceUrl: 'static:0.5',
+    recurring: false,
+  }),
+  script: () => ({ jobType: sdk.JobType.CustomScript, timeInterval: input.interval, language: 'py', recurring: false }),
+};
+
 const commands = {
   create: () =>
     sdk.createJob(client, {
       jobInput: {
-        jobType: sdk.JobType.Time,
         argType: sdk.ArgType.Static,
         jobTitle: input.title ?? 'sdk job',
         timeFrame: input.time_frame,
-        scheduleType: 'interval',
-        timeInterval: input.interval,
         timezone: 'UTC',
         chainId: chain,
         targetContractAddress: input.contracts.demo,
         targetFunction: 'ping(uint256)',
-        abi: JSON.stringify([
-          { type: 'function', name: 'ping', stateMutability: 'nonpayable', inputs: [{ name: 'value', type: 'uint256' }], outputs: [] },
-        ]),
-        arguments: [input.value],
+        abi: JSON.stringify(abi),
         isImua: false,
         autotopupETH: true,
+        ...kinds[input.kind ?? 'interval'](),
+        ...(input.script
+          ? { argType: sdk.ArgType.Dynamic, dynamicArgumentsScriptUrl: input.script }
+          : { arguments: [input.value] }),
         ...input.overrides,
       },
       signer,

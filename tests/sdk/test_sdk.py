@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from node.infra.chain import TaskExecuted
 from node.infra.clock import SystemClock
 from tests.components import NODE_MODULES, require
 from tests.devnet.fixtures import on_anvil
-from tests.devnet.running import Network, RunningDevnet, connected, soon
+from tests.devnet.running import ENDS, Network, RunningDevnet, connected, soon
 
 CLIENT = Path(__file__).with_name("client.mjs")
 INTERVAL = 3
@@ -104,3 +105,86 @@ async def test_the_sdk_reads_its_jobs_and_its_user(devnet: RunningDevnet):
     assert entry["time_job_data"]["time_interval"] == 60
     user = await sdk("user", devnet)
     assert job_id in user["data"]["job_ids"]
+
+
+SCRIPT = "ipfs://bafkreif426p7t7takzhw3g6we2h6wsvf27p5jxj3gaiynqf22p3jvhx4la"
+
+
+def in_seconds(seconds: float) -> str:
+    return datetime.fromtimestamp(int(time.time() + seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def tasks_of(devnet: RunningDevnet, job_id: str) -> list[dict[str, Any]]:
+    got = await sdk("get", devnet, job_id=job_id)
+    found: list[dict[str, Any]] = got["data"]["taskData"]
+    return found
+
+
+@on_anvil
+async def test_static_jobs_of_every_trigger_run(devnet: RunningDevnet):
+    """Each calls with a value of its own, so that the target contract tells which ran, and how often."""
+    kinds: dict[str, dict[str, Any]] = {
+        "cron": {"cron": "* * * * *", "time_frame": 90},
+        "specific": {"specific": f"{in_seconds(25)}, {in_seconds(27)}", "time_frame": 60},
+        "condition": {"time_frame": 90},
+        "event": {"time_frame": 90},
+    }
+    async with connected(devnet) as network:
+        posted: dict[str, str] = {}
+        for number, (kind, more) in enumerate(kinds.items(), start=1):
+            created = await sdk("create", devnet, kind=kind, value=str(BIG + number), title=kind, **more)
+            posted[kind] = created["data"]["job_ids"][0]
+
+        async def accepted() -> bool:
+            listed = {kind: await tasks_of(devnet, job_id) for kind, job_id in posted.items()}
+            least = {"cron": 1, "specific": 2, "condition": 1, "event": 1}
+            return all(sum(bool(t["is_accepted"]) for t in tasks) >= least[kind] for kind, tasks in listed.items())
+
+        await soon(accepted, "an accepted task of every kind", seconds=150, every=0.5)
+        ran = {kind: await network.pings(BIG + number) for number, kind in enumerate(kinds, start=1)}
+        assert ran.pop("cron") in (1, 2)
+        assert ran == {"specific": 2, "condition": 1, "event": 1}
+
+        async def status(kind: str) -> str:
+            got = await sdk("get", devnet, job_id=posted[kind])
+            return str(got["data"]["jobData"]["status"])
+
+        for kind in ("condition", "event"):  # they fire once, and are then complete
+
+            async def complete(kind: str = kind) -> bool:
+                return await status(kind) == "completed"
+
+            await soon(complete, f"the end of the {kind} job", every=0.5)
+        [task] = await tasks_of(devnet, posted["event"])
+        assert len(task["observation"]["event_tx_hash"]) == 66
+        [task] = await tasks_of(devnet, posted["condition"])
+        assert task["observation"]["values"] == ["0.5"]
+        mine = {str(entry["job_data"]["job_id"]): entry for entry in (await sdk("jobs", devnet))["jobs"]}
+        assert mine[posted["cron"]]["time_job_data"]["cron_expression"] == "* * * * *"
+        assert mine[posted["event"]]["event_job_data"]["trigger_event"] == "Pinged(uint256 value,uint256 count)"
+        assert mine[posted["condition"]]["condition_job_data"]["upper_limit"] == "0.2"
+
+
+@on_anvil
+async def test_dynamic_jobs_are_taken_and_end_with_the_reason_that_scripts_are_not_run_yet(devnet: RunningDevnet):
+    kinds: dict[str, dict[str, Any]] = {
+        "interval": {"interval": 15, "time_frame": 15},
+        "condition": {"time_frame": 60},
+        "script": {"interval": 15, "time_frame": 15, "overrides": {"targetContractAddress": "0x" + "0" * 40}},
+        "event": {"time_frame": 60},
+    }
+    definitions = {}
+    posted = {}
+    for kind, more in kinds.items():
+        created = await sdk("create", devnet, kind=kind, script=SCRIPT, title=kind, **more)
+        posted[kind], definitions[kind] = created["data"]["job_ids"][0], created["data"]["task_definition_ids"][0]
+    assert definitions == {"interval": 2, "condition": 6, "script": 7, "event": 4}
+    await sdk("create", devnet, kind="condition", value="1", time_frame=60)  # a ping, which the event job waits for
+
+    async def ended() -> list[dict[str, Any]]:
+        tasks = [task for job_id in posted.values() for task in await tasks_of(devnet, job_id)]
+        return tasks if len(tasks) == len(posted) and all(t["task_status"] in ENDS for t in tasks) else []
+
+    for task in await soon(ended, "the end of each dynamic job's task", every=0.5):
+        assert task["task_status"] == "failed"
+        assert task["task_error"].startswith("UNSUPPORTED_JOB")
