@@ -197,7 +197,9 @@ def as_posted(posted: Sequence[Posted], calls: Sequence[Call], known: Mapping[in
             raise Invalid(field, "this job was posted with another API key", "post each job once", code="JOB_EXISTS")
         if job.status is JobStatus.DELETED:  # taken, it would never run
             raise Invalid(field, "this job was deleted", "create a new one", code="JOB_INACTIVE")
-        if job.link_job_id != link or job.spec != spec_of(each, call, job.created_at, job.time_frame):
+        beside = (each.title, each.time_frame, each.priority, each.missed, each.timezone)  # what the spec does not hold
+        same = beside == (job.title, job.time_frame, job.priority, job.missed, job.timezone) and link == job.link_job_id
+        if not same or job.spec != spec_of(each, call, job.created_at, job.time_frame):
             raise Invalid(field, "this job was posted before, and differently", "create a new job", code="JOB_EXISTS")
         found.append(job)
     return found

@@ -113,7 +113,8 @@ async def test_the_same_post_gets_the_same_answer(api: Api) -> None:
     job = api.job()
     first = await api.post(job)
     assert (await api.post(job)).json() == first.json()
-    assert (await api.post({**job, "arguments": ["6"]})).status_code == 409
+    for changes in ({"arguments": ["6"]}, {"priority": 1}, {"missed_run_policy": "skip"}, {"job_title": "another"}):
+        assert (await api.post({**job, **changes})).status_code == 409
     other = await api.other_key("somebody else")
     refused = await api.client.post("/api/jobs", headers=other, json=[job])
     assert (refused.status_code, refused.json()["code"]) == (409, "JOB_EXISTS")
