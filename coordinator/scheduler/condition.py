@@ -222,10 +222,10 @@ class ConditionScheduler:
             return
         if answer in (Fired.INACTIVE, Fired.FENCED) or (firing.spent and answer is Fired.NEW):
             self.remove(job.planned.job_id)
-        elif answer is Fired.KNOWN:
+            return
+        if answer is Fired.KNOWN:
             job.spent = False
-        else:
-            self._has_moved((firing.job_id,))
+        self._has_moved((firing.job_id,))
 
     # upkeep
 
