@@ -116,7 +116,7 @@ def complete(db: sqlite3.Connection, job_id: int, at: int) -> Job | None:
     return end(db, job_id, rules.outcome(bool(recurring), state), at)
 
 
-_EXPIRED = """
+EXPIRED = """
     SELECT job_id, expiration_time FROM job_data
     WHERE shard = ?1 AND is_ended = 0 AND expiration_time < ?2 AND spent = 0 AND NOT (
         is_active = 1 AND starts_at IS NOT NULL
@@ -130,7 +130,7 @@ _EXPIRED = """
 
 
 def expiring(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
-    return every(db, _EXPIRED, [shard, at, limit], lambda row: int(row[0]))
+    return every(db, EXPIRED, [shard, at, limit], lambda row: int(row[0]))
 
 
 def expire(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
@@ -160,7 +160,9 @@ class _Row(NamedTuple):
     revision: int
 
 
-_ROW = "SELECT job_no, user_address, status, spent, starts_at, edge_number, edge_armed, revision FROM job_data WHERE job_id = ?"
+FIREABLE = (
+    "SELECT job_no, user_address, status, spent, starts_at, edge_number, edge_armed, revision FROM job_data WHERE job_id = ?"
+)
 _NEXT = (
     "UPDATE job_data SET next_execution_timestamp = ?, updated_at = ?, edge_number = ?, edge_armed = ?,"
     " open_tasks = open_tasks + ? WHERE job_no = ?"
@@ -182,7 +184,7 @@ def fire(db: sqlite3.Connection, firings: Sequence[Firing], at: int, fences: Fen
         if shard not in tokens or fences.get(shard) != tokens[shard]:
             answers.append(Fired.FENCED)
             continue
-        row = one(db, _ROW, [str(firing.job_id)], _row_of)
+        row = one(db, FIREABLE, [str(firing.job_id)], _row_of)
         refused = rules.refusal(row, firing)
         if row is None or refused is not None:
             answers.append(refused or Fired.INACTIVE)
