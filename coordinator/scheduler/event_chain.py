@@ -173,7 +173,7 @@ class ChainWatch:
                 try:
                     if feed is None:
                         first = (await self._chain.head()).number - self._chain.confirmations - REWIND_BLOCKS + 1
-                        feed = ChainFeed(self._chain, max(1, first), heads.wait, self._read_new, self._take_back)
+                        feed = ChainFeed(self._chain, max(0, first), heads.wait, self._read_new, self._take_back)
                         feed.batch_blocks = MOST_SPAN
                     await self._step(feed)
                 except Transient as error:
