@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from eth_utils.address import to_checksum_address
 
 from consensus.errors import Transient
 from coordinator import scoring
+from coordinator.alerts import Alerts, open_alerts, platform
 from coordinator.answers import Answers
 from coordinator.api.access import Sources
 from coordinator.api.server import api_app
@@ -25,6 +26,7 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.endings import Endings
 from coordinator.firing import FiringDesk
 from coordinator.guard import Guard
+from coordinator.health import KeeperWatch, UserWatch
 from coordinator.jobs import CheckUrl, Jobs
 from coordinator.keepers import OFFLINE_AFTER_S, Keepers
 from coordinator.line import Line
@@ -32,22 +34,30 @@ from coordinator.metrics import CoordinatorMetrics
 from coordinator.monitor import Monitor
 from coordinator.news import Teller
 from coordinator.ownership import Kind, Ownership
+from coordinator.scheduler.condition import ConditionScheduler
+from coordinator.scheduler.event import EventScheduler
 from coordinator.scheduler.port import Scheduler
+from coordinator.scheduler.readings import SourceReader
 from coordinator.scheduler.time import TimeScheduler
-from coordinator.settings import CoordinatorSettings
+from coordinator.settings import AlertSettings, CoordinatorSettings
 from coordinator.signals import Signals
 from coordinator.store.port import Store
+from coordinator.store.records import Fired, Firing
 from coordinator.store.sqlite import open_store
 from coordinator.streams.connect import open_streams
 from coordinator.streams.port import Streams
+from coordinator.watch import Watch, probes
+from node.arguments import encode_call
 from node.infra.chain import Chain
 from node.infra.clock import Clock, SystemClock
 from node.infra.compute import Compute, Threads
+from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
 from node.infra.keystore import load_operator, read_password
 from node.infra.observe import Observer, Registry
 from node.infra.reach import host_config, reach_chain
 from node.infra.secret import Secret
+from node.infra.sources import Sources as SourceReads
 from p2p.host import open_network
 from p2p.network import Network
 
@@ -81,6 +91,8 @@ class Parts:
     streams: Streams
     instance: str
     network: Network
+    sources: SourceReader
+    alerts: Alerts
     observers: Mapping[int, Observer]
     registry: Registry
     dispatcher_key: Secret[bytes]
@@ -89,8 +101,10 @@ class Parts:
     policy: DispatchPolicy = field(default_factory=DispatchPolicy)
     keeper_policy: scoring.Policy = field(default_factory=scoring.Policy)
     lookahead: float = 5.0
+    poll_interval: float = 5.0
     lease: float = 4.0
     offline_after: float = OFFLINE_AFTER_S
+    alert_settings: AlertSettings = field(default_factory=AlertSettings)
     check_url: CheckUrl = _any_url
 
 
@@ -108,7 +122,8 @@ class Coordinator:
         self.ownership = Ownership(p.store, p.streams, p.clock, p.instance, lease_s=p.lease)
         changed = self.ownership.job_changed
         endings = Endings(p.store, changed)
-        self.teller = Teller(p.streams, p.clock)
+        self.users = UserWatch(p.store, chains, p.alerts, p.clock, low_balance_executions=p.alert_settings.low_balance_executions)
+        self.teller = Teller(p.streams, p.clock, self.users.task_ended)
         self.keepers = Keepers(p.store, p.network, p.registry, self.signals, p.clock, offline_after=p.offline_after)
         self.line = Line(self.keepers, self.signals, p.clock, p.keeper_policy)
         attempts = Attempts(
@@ -149,7 +164,9 @@ class Coordinator:
             changed=changed,
         )
         self.time = TimeScheduler(p.clock, self.desk, lookahead=p.lookahead)
-        self.schedulers: dict[Kind, Scheduler] = {"time": self.time}
+        self.event = EventScheduler(chains, p.clock, self._fire_events, p.store, self._cancel_event)
+        self.condition = ConditionScheduler(p.sources, p.clock, self.desk, p.store.add_gap, interval=p.poll_interval)
+        self.schedulers: dict[Kind, Scheduler] = {"time": self.time, "event": self.event, "condition": self.condition}
 
         # what became of it: chain -> monitor -> store
         self.monitors = [
@@ -165,8 +182,32 @@ class Coordinator:
             )
             for observer in p.observers.values()
         ]
+
+        # health: who is told of what
+        self.alerts = p.alerts
+        self.keeper_watch = KeeperWatch(p.store, p.registry, p.alerts, p.clock, offline_after=p.offline_after)
+        self.part_watch = Watch(
+            probes(p.store, p.streams, chains, p.network, p.clock),
+            p.alerts,
+            p.clock,
+            to=platform(p.alert_settings),
+            down_after=p.alert_settings.part_down_s,
+        )
+
+        # users -> jobs -> store and schedulers
         self.jobs = Jobs(p.store, chains, p.clock, p.compute, changed=changed, check_url=p.check_url)
         self.ready = False
+
+    async def _fire_events(self, firings: Sequence[Firing], /) -> Sequence[Fired]:
+        """A log that is on the chain again, after its task was cancelled, is a firing that the store knows."""
+        answers = await self.desk(firings)
+        for firing, answer in zip(firings, answers, strict=True):
+            if answer is Fired.KNOWN and firing.task is not None:
+                await self.dispatcher.revive(firing.task.id)
+        return answers
+
+    async def _cancel_event(self, task_id: int) -> None:
+        await self.dispatcher.cancel(task_id, "EVENT_REORGANISED")
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until cancelled, then hands over. Each part is begun anew when it fails; none takes another down."""
@@ -178,6 +219,10 @@ class Coordinator:
             ("dispatcher", self.dispatcher.run),
             ("firing", self.desk.run),
             *((f"{kind} scheduler", scheduler.run) for kind, scheduler in self.schedulers.items()),
+            ("alerts", self.alerts.run),
+            ("users watched", self.users.run),
+            ("keepers watched", self.keeper_watch.run),
+            ("parts watched", self.part_watch.run),
             ("ownership", partial(self.ownership.run, self.schedulers, self.desk.settled)),
         ]
         try:
@@ -190,7 +235,8 @@ class Coordinator:
                 task_status.started()
         finally:  # nothing fires here any more, and the leases are released: what was driven goes back to the queue
             self.ready = False
-            with trio.move_on_after(_HAND_OVER_S, shield=True):
+            with trio.move_on_after(_HAND_OVER_S) as scope:
+                scope.shield = True
                 try:
                     await self.dispatcher.hand_over()
                 except Transient as error:
@@ -262,6 +308,9 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
         )
         instance = network.peer_id
         streams = await stack.enter_async_context(open_streams(settings.redis, settings.data_dir, instance))
+        fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
+        alerts = await stack.enter_async_context(open_alerts(settings.alerts, store, clock, streams))
+        compute = Threads()
         coordinator = Coordinator(
             Parts(
                 store=store,
@@ -272,7 +321,19 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                 registry=registry,
                 dispatcher_key=key,
                 clock=clock,
-                compute=Threads(),
+                compute=compute,
+                sources=SourceReads(
+                    fetcher,
+                    {chain_id: observer.chain for chain_id, observer in observers.items()},
+                    encode_call,
+                    compute=compute,
+                    timeout_s=settings.fetch.timeout_s,
+                    max_message=settings.fetch.max_bytes,
+                ),
+                alerts=alerts,
+                alert_settings=settings.alerts,
+                check_url=fetcher.check,
+                poll_interval=settings.conditions.poll_interval_s,
                 policy=DispatchPolicy(
                     ack_timeout=settings.dispatch.ack_timeout_s,
                     retries=settings.dispatch.retries,
@@ -300,6 +361,8 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
             status=coordinator.status,
             metrics=lambda: metrics.render(coordinator, store, network.counters),
             observe=metrics.observe_request,
+            keepers=coordinator.keepers,
+            parts=coordinator.part_watch.states,
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(coordinator.run)

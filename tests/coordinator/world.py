@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import NoReturn
 
 import trio
 
 from consensus import bls, ecdsa
 from consensus.codec import keccak
+from consensus.conditions import ApiSource, Source
 from consensus.errors import Transient
 from consensus.messages import Refusal, Task, Uint256
 from consensus.triggers import Cron, Interval
 from coordinator import scoring
+from coordinator.alerts import Alerts
 from coordinator.app import Coordinator, Parts
 from coordinator.attempts import DispatchPolicy
 from coordinator.definitions.posted import Posted
@@ -29,6 +33,7 @@ from node.infra.clock import TrioClock
 from node.infra.compute import inline
 from node.infra.observe import Observer, Registry
 from node.infra.secret import Secret
+from node.infra.sources import Heard, Value
 from node.signer import Signer
 from p2p.memory import MemoryMesh, MemoryNetwork
 from p2p.network import PeerId, Received
@@ -121,6 +126,28 @@ def refuses(code: str, *, transient: bool = True) -> Behaviour:
     return behave
 
 
+class FakeSources:
+    """URLs and what they answer; one that is not listed does not answer."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Decimal] = {}
+
+    async def read_each(self, sources: Sequence[Source]) -> Mapping[Source, Value]:
+        await trio.lowlevel.checkpoint()
+        away = Transient("SOURCE_UNREACHABLE", "nobody there")
+        return {each: self.values.get(each.url, away) for each in sources if isinstance(each, ApiSource)}
+
+    async def follow(self, url: str, hear: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+        raise NotImplementedError(url)
+
+    def place(self, source: Source) -> str:
+        return self.host_of(source)
+
+    def host_of(self, source: Source) -> str:
+        assert isinstance(source, ApiSource)
+        return source.url
+
+
 @dataclass
 class Process:
     """One coordinator's life, from its start to its end."""
@@ -138,6 +165,7 @@ class World:
         self.ledger = Ledger(self.clock, round_seconds=12)
         self.mesh = MemoryMesh(latency=lambda _a, _b: 0.005)
         self.server = MemoryServer()
+        self.sources = FakeSources()
         self.store = store
         self.policy = policy
         self.keeper_policy = keeper_policy
@@ -179,6 +207,8 @@ class World:
                 streams=MemoryStreams(self.server, name),
                 instance=name,
                 network=self.mesh.join(name),
+                sources=self.sources,
+                alerts=Alerts(self.store, self.clock),
                 observers={chain_id: observer},
                 registry=Registry({chain_id: observer}),
                 dispatcher_key=Secret(DISPATCHER),
@@ -187,6 +217,7 @@ class World:
                 policy=self.policy,
                 keeper_policy=self.keeper_policy,
                 lookahead=self.lookahead,
+                poll_interval=1.0,
             )
         )
         process = self.processes[name] = Process(coordinator, trio.CancelScope(), trio.Event())
