@@ -87,7 +87,8 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     @area.post("/health")
     async def check_in() -> Answer:
         _allow(limits, sources.clock.now())
-        message, peer_id = _read(await request.get_data(as_text=False))
+        body: bytes = await request.get_data()  # type: ignore[assignment]  # as_text is False
+        message, peer_id = _read(body)
         try:
             await _keepers(sources).check_in(message, peer_id)
         except Ignore as error:
