@@ -1,7 +1,8 @@
-"""`python -m benchmarks`: latency of each stage of a task and of one gossip hop, with what it was measured on."""
+"""`python -m benchmarks [part]`: latency of each stage of a task and of one gossip hop, or a part's figures; and the machine."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import shlex
@@ -19,7 +20,8 @@ from cli.devnet.screen import quiet_logs
 from cli.program import says_what_is_wrong
 
 VERSIONS = ("libp2p", "trio", "py-arkworks-bls12381", "hypercorn", "httpcore")
-
+COMMANDS = ("scheduler",)
+"""Modules of this package whose `main` is a command of its own: `python -m benchmarks scheduler --help`."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -31,8 +33,9 @@ class Part(StrEnum):
     gossip = "gossip"
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     tasks: Annotated[int, typer.Option(min=1, max=50, help="Tasks; a keeper's status page holds the last 50.")] = 50,
     interval: Annotated[int, typer.Option(min=1, help="Seconds from one task to the next.")] = 2,
     keepers: Annotated[int, typer.Option(min=2, help="Keepers of the devnet.")] = 5,
@@ -42,6 +45,8 @@ def bench(
     quiet_logs()
     print(f"$ python -m benchmarks {shlex.join(sys.argv[1:])}".rstrip())
     print(machine())
+    if context.invoked_subcommand is not None:
+        return
     failed = False
     if only is not Part.gossip:
         result = trio.run(task_stages.measure, tasks, interval, keepers, print)
@@ -94,6 +99,9 @@ def stages_table(result: task_stages.Result) -> str:
         lines.append(f"| {row.name} | {row.quantile(0.5):.0f} | {row.quantile(0.99):.0f} | {aim} | {len(row.values)} |")
     return "\n".join([*lines, *(f"not verified: {each}" for each in result.unfinished)])
 
+
+for name in COMMANDS:
+    app.command(name)(importlib.import_module(f"benchmarks.{name}").main)
 
 if __name__ == "__main__":
     says_what_is_wrong(app)
