@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -135,15 +134,21 @@ class Keepers:
     async def _record(self, message: CheckIn, source: PeerId) -> None:
         key = (message.chain_id, message.operator)
         known = self._seen.get(key)
-        said = {"peer_id": source, "version": message.version, "sandbox": message.sandbox}
-        if known is None:
-            keeper = KeeperSeen(
-                message.chain_id, message.operator, first_seen=message.at, last_seen=message.at, uptime_s=0, **said
-            )
-        else:
+        first_seen, last_seen, uptime = message.at, message.at, 0
+        if known is not None:
             gap = message.at - known.last_seen
+            first_seen, last_seen = known.first_seen, max(message.at, known.last_seen)
             uptime = known.uptime_s + (gap if 0 < gap < self._offline_after else 0)
-            keeper = replace(known, last_seen=max(message.at, known.last_seen), uptime_s=uptime, **said)
+        keeper = KeeperSeen(
+            chain_id=message.chain_id,
+            address=message.operator,
+            peer_id=source,
+            version=message.version,
+            first_seen=first_seen,
+            last_seen=last_seen,
+            uptime_s=uptime,
+            sandbox=message.sandbox,
+        )
         if known is None or not self.is_online(known):
             log.info("keeper_online", keeper="0x" + message.operator.hex(), version=message.version, chain=message.chain_id)
         self._seen[key] = keeper

@@ -216,7 +216,7 @@ class Monitor:
             self._signals.notify(change.task_id)
             self._note(change)
         jobs = {c.task_id: None for c in changes if c.path != (S.EXECUTED,)}
-        settled = [task.job_id for task_id in jobs if (task := await self._store.task(task_id)) is not None]
+        settled = [found.job_id for task_id in jobs if (found := await self._store.task(task_id)) is not None]
         for job_id in dict.fromkeys([*settled, *deleted]):
             await self._ended(job_id)
 

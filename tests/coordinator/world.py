@@ -273,7 +273,7 @@ class World:
             title="a job",
             definition=job.definition,
             time_frame=job.time_frame,
-            trigger=Interval(job.interval) if job.interval else Cron("* * * * *"),
+            trigger=Interval(job.interval) if job.interval else Cron("* * * * *", "UTC"),
             chain_id=self.ledger.domain.chain_id,
             created_chain_id=self.ledger.domain.chain_id,
             contract=job.target,
