@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TypeVar
 
 import trio
@@ -87,15 +88,11 @@ class MemoryStore:
 
     async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
         await trio.lowlevel.checkpoint()
-        start = "" if after is None else str(after)
-        ids = sorted(name for job_id in self._shards[shard] if (name := str(job_id)) > start)  # as text, as they are stored
-        page: list[Planned] = []
-        for name in ids:
-            if len(page) == limit:
-                break
-            if (planned := self._jobs[int(name)].planned) is not None:
-                page.append(planned)
-        return page
+        ids = iter(self._shards[shard])
+        if after is not None and after not in ids:  # which leaves those that come after it
+            return []
+        planned = (found for job_id in ids if (found := self._jobs[job_id].planned) is not None)
+        return list(islice(planned, limit))
 
     async def planned_job(self, job_id: int) -> Planned | None:
         await trio.lowlevel.checkpoint()

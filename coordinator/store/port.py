@@ -52,7 +52,8 @@ class Store(Protocol):
         ...
 
     async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
-        """Jobs of a shard to be watched (active, begun, not spent), paged: `after` is the last job id of the page before."""
+        """Jobs of a shard to be watched (active, begun, not spent), paged in the order in which they were added: `after` is the
+        last job id of the page before."""
         ...
 
     async def planned_job(self, job_id: int) -> Planned | None:

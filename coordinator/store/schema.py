@@ -313,7 +313,7 @@ MIGRATIONS = (
     ALTER TABLE new_tasks RENAME TO task_data;
     ALTER TABLE new_attempts RENAME TO task_attempts;
     CREATE INDEX jobs_of_key ON job_data (key_owner, user_address, posted_at);
-    CREATE INDEX planned_jobs ON job_data (shard, job_id) WHERE is_planned = 1;
+    CREATE INDEX planned_jobs ON job_data (shard, job_no) WHERE is_planned = 1;
     CREATE INDEX jobs_by_end ON job_data (shard, expiration_time) WHERE is_ended = 0;
     CREATE INDEX finished_jobs ON job_data (shard) WHERE is_ended = 0 AND spent = 1 AND open_tasks = 0;
     CREATE INDEX tasks_of_job ON task_data (job_no);

@@ -86,7 +86,7 @@ class SqliteStore:
         return await self._db.write(write)
 
     async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
-        arguments = [shard, "" if after is None else str(after), limit]
+        arguments = [shard, None, 0, limit] if after is None else [shard, str(after), _LAST, limit]
         return await self._db.read(lambda db: steps.every(db, rows.SELECT_PLANNED, arguments, rows.planned_of))
 
     async def planned_job(self, job_id: int) -> Planned | None:
@@ -302,6 +302,7 @@ class SqliteStore:
         return await self._db.read(lambda db: dict(db.execute("SELECT subject, since FROM alerts").fetchall()))
 
 
+_LAST = 2**63 - 1  # what comes after a job that nobody knows: nothing
 _NEWEST_OF_JOB = "WHERE job_no = (SELECT job_no FROM job_data WHERE job_id = ?) ORDER BY task_no DESC LIMIT ?"
 _SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?1, ?2) ON CONFLICT DO UPDATE SET block = ?2"
 _DROP_GAPS = (

@@ -169,6 +169,11 @@ async def test_the_jobs_of_a_shard_are_paged_completely(store: Store) -> None:
     assert [await store.planned_job(i) for i in (*ids[3:6], 16 * 50 + 5, 999)] == [None] * 5
 
 
+async def test_what_comes_after_a_job_of_another_shard_is_nothing(store: Store) -> None:
+    await store.add_jobs([make_job(i) for i in (5, 21, 6)])
+    assert [len(await store.planned(5, after, 9)) for after in (None, 5, 21, 6, 99)] == [2, 1, 0, 0, 0]
+
+
 async def test_jobs_are_counted_by_status(store: Store) -> None:
     assert await store.job_counts() == {}
     for job_id in range(1, 6):
