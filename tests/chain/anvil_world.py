@@ -26,11 +26,11 @@ from node.infra.settings import ChainSettings, ContractSettings
 from node.infra.sqlite import MEMORY, open_database
 from node.infra.transaction_log import SENT_TABLE, SqliteTransactionLog, TransactionLog
 from node.infra.transactions import Outbox
-from tests.chain.worlds import DEPOSIT, DISPATCHER, INTERVAL, KEEPERS, OWNER, ROUND_SECONDS, Actor, actors
+from tests.chain.emitter import EMITTER_CODE, emit_call
+from tests.chain.worlds import COUNT, DEPOSIT, DISPATCHER, EMITTER, INTERVAL, KEEPERS, OWNER, ROUND_SECONDS, Actor, actors
 
 CHAIN_ID = 31337
 STAKE = 10**18
-COUNT = Function("count", (), ("uint256",))
 _DEPLOYER = keccak(b"deployer")
 _RICH = hex(10**24)
 
@@ -82,6 +82,7 @@ class AnvilWorld:
         return self.evm
 
     async def open(self) -> None:
+        await self.rpc.call("anvil_setCode", [hex_of(EMITTER), hex_of(EMITTER_CODE)])
         self.evm = await open_chain(self.settings(), self.line)
 
     def settings(self, confirmations: int = 0) -> ChainSettings:
@@ -157,6 +158,34 @@ class AnvilWorld:
     async def calls(self) -> int:
         answer = await self.rpc.call("eth_call", [{"to": hex_of(self.target), "data": hex_of(COUNT.encode())}, "latest"])
         return int_of(answer)
+
+    async def emit(self, topic: bytes, second: bytes, data: bytes) -> bytes:
+        [tx_hash] = await self._emit([emit_call(topic, second, data)])
+        return tx_hash
+
+    async def emit_in_one_block(self, transactions: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        await self.rpc.call("evm_setAutomine", [False])
+        try:
+            return await self._emit([emit_call(topic, bytes(32), b"", count) for topic, count in transactions], mine=True)
+        finally:
+            await self.rpc.call("evm_setAutomine", [True])
+
+    async def _emit(self, calls: Sequence[bytes], *, mine: bool = False) -> list[bytes]:
+        requests = [
+            {"from": hex_of(self._owner), "to": hex_of(EMITTER), "data": hex_of(call), "gas": "0x1e8480"} for call in calls
+        ]
+        hashes = [await self.rpc.call("eth_sendTransaction", [request]) for request in requests]
+        if mine:
+            await self.rpc.call("evm_mine", [])
+        with trio.fail_after(10):
+            for tx_hash in hashes:  # the pool answers before the block is mined
+                while await self.rpc.call("eth_getTransactionReceipt", [tx_hash]) is None:
+                    await trio.lowlevel.checkpoint()
+        return [bytes_of(tx_hash) for tx_hash in hashes]
+
+    async def fund(self, account: bytes, wei: int) -> None:
+        await self.rpc.call("evm_mine", [])  # first: the lever changes the newest block's state
+        await self.rpc.call("anvil_setBalance", [hex_of(account), hex(wei)])
 
     def cut(self) -> None:
         self.line.cut = True

@@ -2,115 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-import trio
 
 from consensus import bls, ecdsa
 from consensus.codec import keccak
 from consensus.errors import Failed, Transient
 from consensus.messages import Verdict
 from node.infra.chain import (
-    ChainEvent,
-    EventFeed,
-    ExecutionRecord,
     ExecutionStatus,
-    JobDeleted,
     Mined,
-    Prepared,
-    RegistryChanged,
     TaskExecuted,
     TaskExpired,
     TaskValidated,
-    Wallet,
 )
+from tests.chain.deeds import CALL, due_job, execute, executed, refusal, send, submit
 from tests.chain.worlds import (
     DEPOSIT,
     DISPATCHER,
     INTERVAL,
     KEEPERS,
     OWNER,
-    PING,
     ROUND_SECONDS,
-    Actor,
     World,
     actors,
     authorise,
     certify,
     committee_of,
 )
-
-CALL = PING.encode(7)
-
-
-async def send(wallet: Wallet, prepared: Prepared) -> Mined:
-    with trio.fail_after(10):
-        return await wallet.mined(await wallet.send(prepared))
-
-
-async def refusal(deed: Callable[[], Awaitable[Mined]]) -> str:
-    """The contract's reason, whether it was found before sending or in the receipt."""
-    try:
-        mined = await deed()
-    except Failed as error:
-        if error.code != "HUB_REFUSED":
-            raise
-        return error.detail
-    assert not mined.success
-    return mined.reason
-
-
-async def execute(
-    world: World, job_id: int, trigger_id: int, *, by: Actor | None = None, attempt: int = 1, resource_fee: int = 0
-) -> Mined:
-    performer = by or world.keepers[0]
-    authorisation, signature = authorise(
-        world.chain, job_id, trigger_id, performer.address, world.target, call=CALL, attempt=attempt
-    )
-    wallet = world.wallet(performer)
-    return await send(wallet, await wallet.prepare_execution(authorisation, signature, CALL, resource_fee))
-
-
-async def submit(world: World, certificate_of: Callable[[], Awaitable[object]], by: Actor | None = None) -> Mined:
-    wallet = world.wallet(by or world.keepers[1])
-    certificate = await certificate_of()
-    return await send(wallet, await wallet.prepare_certificate(certificate))  # type: ignore[arg-type]
-
-
-async def due_job(world: World) -> tuple[int, int]:
-    """A job whose first second has come, and that second."""
-    job_id = await world.create_job()
-    await world.pass_seconds(INTERVAL)
-    job = await world.chain.job(job_id)
-    assert job is not None
-    return job_id, job.created_at + INTERVAL
-
-
-async def executed(world: World) -> ExecutionRecord:
-    """A recorded execution with a block on top, so that its committee is known to the contract."""
-    job_id, second = await due_job(world)
-    mined = await execute(world, job_id, second)
-    assert mined.success
-    await world.pass_seconds(1)
-    [event] = [e for e in await world.chain.events(mined.block_number, mined.block_number) if isinstance(e, TaskExecuted)]
-    record = await world.chain.execution(event.task_id)
-    assert record is not None
-    return record
-
-
-async def collect(feed: EventFeed, enough: Callable[[list[ChainEvent]], bool]) -> list[ChainEvent]:
-    found: list[ChainEvent] = []
-    with trio.fail_after(10):
-        while not enough(found):
-            found += (await feed.next())[1]
-    return found
-
-
-def kinds(events: list[ChainEvent]) -> list[type]:
-    return [type(e) for e in events if not isinstance(e, RegistryChanged)]
-
 
 # --- reads -----------------------------------------------------------------------------------------------------------
 
@@ -382,78 +302,6 @@ async def test_a_task_without_a_certificate_expires_and_is_refunded(world: World
     [event] = await world.chain.events(mined.block_number, mined.block_number)
     assert isinstance(event, TaskExpired)
     assert (event.task_id, event.number) == (record.task_id, record.number)
-
-
-# --- following -------------------------------------------------------------------------------------------------------
-
-
-async def test_events_come_in_the_order_of_the_chain(world: World) -> None:
-    before = (await world.chain.head()).number
-    record = await executed(world)
-    await submit(world, lambda: certify(world, record))
-    await world.delete_job(record.job_id)
-    events = list(await world.chain.events(before + 1, (await world.chain.head()).number))
-    assert kinds(events) == [TaskExecuted, TaskValidated, JobDeleted]
-    places = [(e.place.block_number, e.place.log_index) for e in events]
-    assert places == sorted(places)
-
-
-async def test_registry_changes_are_events(world: World) -> None:
-    before = (await world.chain.head()).number
-    await world.register(actors(1, "newcomer")[0])
-    await world.unlist_dispatcher()
-    events = await world.chain.events(before + 1, (await world.chain.head()).number)
-    assert [type(e) for e in events] == [RegistryChanged, RegistryChanged]
-
-
-async def test_following_back_fills_and_goes_on(world: World) -> None:
-    start = (await world.chain.head()).number + 1
-    record = await executed(world)
-    async with world.chain.follow(start) as feed:
-        [first] = [e for e in await collect(feed, lambda found: bool(kinds(found))) if isinstance(e, TaskExecuted)]
-        assert first.task_id == record.task_id
-        await submit(world, lambda: certify(world, record))
-        [second] = await collect(feed, lambda found: bool(kinds(found)))
-        assert isinstance(second, TaskValidated)
-
-
-async def test_an_empty_step_of_the_head_is_reported(world: World) -> None:
-    start = (await world.chain.head()).number + 1
-    async with world.chain.follow(start) as feed:
-        await world.pass_seconds(1)
-        with trio.fail_after(10):
-            head, events = await feed.next()
-    assert (head.number, list(events)) == (start, [])
-
-
-async def test_nothing_is_lost_while_the_node_is_away(world: World) -> None:
-    start = (await world.chain.head()).number + 1
-    async with world.chain.follow(start) as feed:
-        job_id, second = await due_job(world)
-        assert (await execute(world, job_id, second)).success
-        world.cut()
-        with pytest.raises(Transient):
-            await collect(feed, lambda _: False)
-        with pytest.raises(Transient):
-            await world.chain.head()
-        world.mend()
-        assert kinds(await collect(feed, lambda found: bool(kinds(found)))) == [TaskExecuted]
-
-
-async def test_a_reorganisation_is_followed_onto_the_new_branch(world: World) -> None:
-    start = (await world.chain.head()).number + 1
-    job_id, second = await due_job(world)
-    async with world.chain.follow(start) as feed:
-        lost = await execute(world, job_id, second)
-        await collect(feed, lambda found: bool(kinds(found)))
-        await world.reorg(1)
-        assert await world.calls() == 0
-        by = world.keepers[1]
-        mined = await execute(world, job_id, second, by=by)
-        assert mined.success
-        assert mined.tx_hash != lost.tx_hash
-        again = await collect(feed, lambda found: any(isinstance(e, TaskExecuted) and e.performer_id == 2 for e in found))
-    assert kinds(again) == [TaskExecuted]
 
 
 async def test_reads_fail_as_transient_while_the_node_is_away(world: World) -> None:

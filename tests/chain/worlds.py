@@ -11,14 +11,21 @@ from consensus.codec import keccak
 from consensus.committee import Committee
 from consensus.messages import Authorisation, Uint256, Verdict
 from node.infra.chain import Certificate, Chain, ExecutionRecord, Wallet
-from node.infra.chain_memory import Ledger, MemoryChain, SentTransactions
+from node.infra.chain_memory import Emitted, Ledger, MemoryChain, SentTransactions
 from node.infra.contracts import Function, certificate_root
 
 PING = Function("ping", ("uint256",))
+COUNT = Function("count", (), ("uint256",))
+EMITTER = b"\xe1" * 20
+"""A contract that leaves what logs it is asked for."""
 DEPOSIT = 10**18
 INTERVAL = 10
 ROUND_SECONDS = 12
 KEEPERS = 7
+
+
+def word(value: int) -> bytes:
+    return value.to_bytes(32, "big")
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,18 @@ class World(Protocol):
         """How often the target was called."""
         ...
 
+    async def emit(self, topic: bytes, second: bytes, data: bytes) -> bytes:
+        """A transaction that leaves one log of `EMITTER`, mined. Returns its hash."""
+        ...
+
+    async def emit_in_one_block(self, transactions: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """A block of transactions that each leave so many logs of this first topic."""
+        ...
+
+    async def fund(self, account: bytes, wei: int) -> None:
+        """Sets what an account holds, in a block of its own."""
+        ...
+
     def cut(self) -> None: ...
 
     def mend(self) -> None: ...
@@ -115,6 +134,7 @@ class MemoryWorld:
             self._ledger.register(keeper.address, keeper.key, keeper.peer_id)
         self._ledger.advance_epoch()
         self._ledger.deposit(self._owner, DEPOSIT)
+        self._ledger.answer(self.target, COUNT.encode(), word(0))
 
     @property
     def chain(self) -> Chain:
@@ -147,6 +167,19 @@ class MemoryWorld:
 
     async def calls(self) -> int:
         return len(self._ledger.calls)
+
+    async def emit(self, topic: bytes, second: bytes, data: bytes) -> bytes:
+        return self._ledger.emit(EMITTER, (topic, second), data)
+
+    async def emit_in_one_block(self, transactions: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        self._ledger.block_seconds = 1
+        hashes = [self._ledger.emit_all([Emitted(EMITTER, (topic, word(0)), b"")] * count) for topic, count in transactions]
+        self._ledger.mine()
+        self._ledger.block_seconds = 0
+        return hashes
+
+    async def fund(self, account: bytes, wei: int) -> None:
+        self._ledger.set_native_balance(account, wei)
 
     def cut(self) -> None:
         self._memory.go_offline()
