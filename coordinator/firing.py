@@ -30,7 +30,7 @@ Push = Callable[[Sequence[tuple[int, int]]], Awaitable[None]]
 class FiringDesk:
     """Called by the schedulers; `run` does what firing must not wait for. `fired` counts what became of firings.
 
-    `fences` are the shards held now, `fenced(shard, token)` is told of those that another has claimed since, `reread(job_id)`
+    `fences` are the shards held now, `fenced(shard, token)` is told of those that have been claimed since, `reread(job_id)`
     of jobs whose scheduler knows less than the store, `changed(job_id)` of jobs that begin.
     """
 
@@ -91,10 +91,7 @@ class FiringDesk:
         elif answer is Fired.KNOWN and firing.edge is not None:
             self._reread(firing.job_id)  # another's write, or our own that was answered too late: the edge moved on
         elif answer is Fired.FENCED and shard in fences:
-            if self._fences.get(shard) == fences[shard]:
-                self._fenced(shard, fences[shard])
-            else:  # claimed anew by ourselves meanwhile: the scheduler gives up a job that is still ours
-                self._reread(firing.job_id)
+            self._fenced(shard, fences[shard])
         if firing.spent and answer in (Fired.NEW, Fired.KNOWN):
             self._spent[firing.job_id] = None
 

@@ -107,9 +107,13 @@ class Ownership:
         self._tell()
 
     def fenced(self, shard: int, token: int) -> None:
-        """The store refused `token`: another coordinator has claimed the shard since."""
+        """The store refused `token`: the shard has been claimed since, by another coordinator or here."""
         if self.fences.get(shard) == token:
             self._lose(shard, "fenced")
+        elif shard in self.fences:  # claimed anew here while the firing was under way: its scheduler has given it up
+            self._take_out(frozenset({shard}))
+            self._to_load[shard] = False
+            self._tell()
 
     async def _apply(self, job_id: int) -> None:
         shard = shard_of(job_id)
@@ -209,7 +213,7 @@ class Ownership:
     async def _acquire(self, shard: int) -> bool | None:
         """Lease and fence; False when another has the lease, None when the store is away. Raises `Transient` for the streams."""
         name, floor = _lease(shard), 0
-        for step in _RAISES:
+        for raised in (*_RAISES, None):
             token = await self._streams.acquire(name, self._lease_s, floor=floor)
             if token is None:
                 return False
@@ -223,7 +227,9 @@ class Ownership:
             # The streams' server has lost its tokens, and its time is behind what it was; or another came between.
             log.warning("shard_claim_refused", shard=shard, token=token)
             await self._streams.release(name, token)
-            floor = token + step
+            if raised is None:
+                break
+            floor = token + raised
         return False
 
     async def _claim(self, shard: int, token: int) -> bool:
@@ -255,10 +261,12 @@ class Ownership:
 
     def _drop(self, shards: Sequence[int]) -> None:
         """Their jobs fire here no more."""
-        gone = frozenset(shards)
-        for shard in gone:
+        for shard in shards:
             self.fences.pop(shard, None)
             self._to_load.pop(shard, None)
+        self._take_out(frozenset(shards))
+
+    def _take_out(self, gone: frozenset[int]) -> None:
         for scheduler in self._schedulers.values():
             for job_id in scheduler.jobs():
                 if shard_of(job_id) in gone:
