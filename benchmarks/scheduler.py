@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from consensus import codec, schedules
 from consensus.triggers import Interval
 from coordinator.firing import FiringDesk
 from coordinator.scheduler.lateness import Lateness
+from coordinator.scheduler.port import Fire
 from coordinator.scheduler.time import TimeScheduler
 from coordinator.store.records import SHARDS, Fired, Firing, Job, Planned, Target
 from coordinator.store.sqlite import SqliteStore, open_store
@@ -32,10 +33,10 @@ from node.infra.clock import SystemClock
 LOOKAHEAD_S = 5.0
 WARM_UP_S = 3.0
 AIM_MS, AIM_BYTES = 5.0, 1024
-ABOUT = f"""
-Lateness: the moment a firing is in the store and handed to the queue, minus the moment it should be: {LOOKAHEAD_S:g} s and the job's
-part of a second ahead of its due second. {{rate}} firings/s, {{seconds}} s each. The store is SQLite, synced on every commit: {{sync:.1f}} ms
-a sync here. APScheduler keeps its jobs in memory and writes nothing; its jobs are spread evenly too.
+ABOUT = """
+Lateness: the moment a firing is in the store and handed to the queue, minus the moment it should be: {ahead:g} s and the
+job's part of a second ahead of its due second. {rate} firings/s, {seconds} s each. The store is SQLite, synced on every
+commit: {sync:.1f} ms a sync here. APScheduler keeps its jobs in memory and writes nothing; its jobs are spread evenly too.
 
 | jobs | scheduler | p50 ms | p99 ms | max ms | n | p99 to APScheduler's |
 | ---: | --- | ---: | ---: | ---: | ---: | ---: |"""
@@ -60,7 +61,7 @@ def main(
     idle: Annotated[int, typer.Option(min=1000, help="Idle jobs whose memory is measured.")] = 1_000_000,
 ) -> None:
     """Lateness of the time scheduler beside APScheduler's, and memory of an idle job."""
-    print(ABOUT.format(rate=rate, seconds=seconds, sync=disk_ms()))
+    print(ABOUT.format(ahead=LOOKAHEAD_S, rate=rate, seconds=seconds, sync=disk_ms()))
     missed: list[str] = []
     for count in map(int, jobs.split(",")):
         interval = max(1, count // rate)
@@ -71,9 +72,8 @@ def main(
             print(f"| {row.jobs:,} | {row.name} | {figures} |", flush=True)
         if ours.p99 > AIM_MS:
             missed.append(f"{count:,}")
-    print(
-        f"aim, p99 of {AIM_MS:g} ms with the store: {'missed with ' + ' and '.join(missed) if missed else 'reached'}; load {load()}"
-    )
+    outcome = f"missed with {' and '.join(missed)}" if missed else "reached"
+    print(f"aim, p99 of {AIM_MS:g} ms with the store: {outcome}; load {load()}")
     few = min(idle, 100_000)  # APScheduler's list makes a million a matter of hours
     many, ours_few, theirs_few = (in_a_process(*what) for what in ((ours_idle, idle), (ours_idle, few), (theirs_idle, few)))
     print(
@@ -118,9 +118,7 @@ async def alone(count: int, interval: int, seconds: int) -> Row:
     return await measured("ours, without a store", fire, planned, seconds, count)
 
 
-async def measured(
-    name: str, fire: Callable[[Sequence[Firing]], Awaitable[Sequence[Fired]]], jobs: Sequence[Planned], seconds: int, count: int
-) -> Row:
+async def measured(name: str, fire: Fire, jobs: Sequence[Planned], seconds: int, count: int) -> Row:
     clock = SystemClock()
     scheduler = TimeScheduler(clock, fire, lookahead=LOOKAHEAD_S)
     soon = int(clock.now() + LOOKAHEAD_S + 3 + count / 50_000)

@@ -44,7 +44,7 @@ class Crontab:
     """The due seconds (UTC) of one line in one zone. Raises `ValueError` for what is none, or would never run."""
 
     def __init__(self, expression: str, timezone: str) -> None:
-        self._zone = _zone(timezone)
+        self._zone = zone(timezone)
         fields = _fields(expression)
         self._line = " ".join(fields)
         self._days = " ".join(["0", "0", *fields[2:]])  # the midnights of its days
@@ -177,7 +177,8 @@ def _first(line: str, start: datetime, *, reverse: bool = False) -> datetime | N
     return next(readings, None)
 
 
-def _zone(name: str) -> ZoneInfo:
+def zone(name: str) -> ZoneInfo:
+    """By its IANA name, from the package tzdata. Raises `ValueError`."""
     if name not in _names():
         raise ValueError(f"{name[:64]!r} is no IANA time zone, such as UTC or Europe/Berlin")
     return _load(name)

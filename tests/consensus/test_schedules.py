@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from consensus.schedules import Cron, Interval, Moments, Schedule
 from consensus.triggers import Trigger
 from tests.consensus import oracle
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "scheduling.md"
 ALWAYS: dict[str, Any] = {"created_at": 0, "time_frame": 2**62}
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 APIA, KATHMANDU = "Pacific/Apia", "Asia/Kathmandu"
@@ -115,6 +118,14 @@ def test_a_line_is_due_when_a_person_says_so(line: str, zone: str, first: str, l
 @pytest.mark.parametrize(("line", "zone", "first", "last", "due"), [row for row in [*FORWARD, *BACK] if row[1] != APIA])
 def test_the_oracle_agrees_with_that_person(line: str, zone: str, first: str, last: str, due: list[str]) -> None:
     assert len(oracle.first_due(line, zone, utc(first) - 1, utc(last), 100)) == len(due)
+
+
+def test_the_examples_in_the_document_are_true() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| (\w+/\w+) \| [^|]+ \| (\S+) ([^|]+) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    assert len(rows) == 9
+    for line, zone, day, times in rows:
+        due = [utc(f"{day} {at}") for at in times.split(", ")]
+        assert between(Cron(line, zone), due[0] - 1800, due[-1] + 600) == due
 
 
 def test_a_day_without_its_hour_has_one_firing_for_each_line_and_none_is_lost_when_asked_in_the_middle() -> None:
