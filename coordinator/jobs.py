@@ -165,6 +165,11 @@ class Jobs:
         registered = await self._registered(posted, chain)
         await self._reachable(posted)
         now = int(self._clock.now())
+        life = {"created_at": registered.created_at, "time_frame": registered.time_frame}
+        # the first of all: what has passed since is the scheduler's to judge, by the job's policy
+        next_due = first_due(posted.trigger, registered.created_at, **life)
+        if posted.missed is MissedPolicy.SKIP:
+            first_due(posted.trigger, max(now, registered.created_at), **life)
         return Job(
             id=posted.id,
             owner=posted.owner,
@@ -176,10 +181,7 @@ class Jobs:
             spec=spec_of(posted, call, registered.created_at, registered.time_frame),
             created_at=registered.created_at,
             time_frame=registered.time_frame,
-            # the first of all: what has passed since is the scheduler's to judge
-            next_due=first_due(
-                posted.trigger, registered.created_at, created_at=registered.created_at, time_frame=registered.time_frame
-            ),
+            next_due=next_due,
             posted_at=now,
             updated_at=now,
             priority=posted.priority,
@@ -251,6 +253,8 @@ class Jobs:
             security=posted.security,
             timezone=posted.timezone,
             missed=posted.missed,
+            custom=posted.custom,
+            is_imua=posted.is_imua,
             cost_prediction=posted.cost_prediction,
         )
         stored = await self._store.update_job(changed)

@@ -49,7 +49,7 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     @keyed
     async def post_job() -> Answer:
         body: bytes = await request.get_data()  # type: ignore[assignment]  # as_text is False
-        posted = await _compute_for(sources, body)(posted_jobs, body)
+        posted = await _compute_for(sources, len(body))(posted_jobs, body)
         return answers.created(await sources.jobs.create(posted, key_owner=g.key.owner, trace_id=g.trace_id))
 
     @area.put("/api/jobs/update/<job_id>")
@@ -57,7 +57,8 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     async def update_job(job_id: str) -> Answer:
         job = await access.own_job(job_id, reading=False)
         body: bytes = await request.get_data()  # type: ignore[assignment]  # as_text is False
-        posted = await _compute_for(sources, body)(updated_job, posted_fields(job), body)
+        compute = _compute_for(sources, len(body) + len(job.target.abi))
+        posted = await compute(updated_job, posted_fields(job), body)
         return await shown(sources, await sources.jobs.update(job, posted))
 
     @area.put("/api/jobs/<job_id>/status/<status>")
@@ -115,8 +116,9 @@ def _reading(area: Blueprint, sources: Sources, access: Access) -> None:
         return await shown(sources, await access.own_job(job_id, reading=True))
 
 
-def _compute_for(sources: Sources, body: bytes) -> Compute:
-    return sources.compute if len(body) > _SMALL_BODY else inline
+def _compute_for(sources: Sources, size: int) -> Compute:
+    """Where so many bytes are read."""
+    return sources.compute if size > _SMALL_BODY else inline
 
 
 async def shown(sources: Sources, job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from eth_utils.address import to_checksum_address
 
 from consensus.abi import MAX_DEPTH, MAX_TYPES, parse_type
 from consensus.errors import Invalid
-from consensus.events import MAX_DECLARATION, Declaration, EventFilter, OnEvent, Parameter, checked, declared
+from consensus.events import MAX_DECLARATION, MAX_FILTERS, Declaration, EventFilter, OnEvent, Parameter, checked, declared
 from coordinator.definitions.values import address
 from node.arguments import dump_json, parse_json
 
@@ -120,6 +120,8 @@ def on_event(
 ) -> OnEvent:
     """The event to watch. `filters` are parameter, value, and the field that an error names. Raises `Invalid`."""
     watched, known = address(contract, "trigger_contract_address"), declaration(event, abi)
+    if len(filters) > MAX_FILTERS:
+        raise Invalid("event_filters", f"are {len(filters)}, at most {MAX_FILTERS}", "send fewer")
     for name, value, field in filters:
         _checked(known, [(name, _text(value, field))], field)
     made = _checked(known, [(name, _text(value, field)) for name, value, field in filters], "event_filters")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from consensus.errors import Invalid
 from consensus.events import EventFilter
 from consensus.messages import JobSpec
 from consensus.triggers import Cron, Interval, Moments, OnEvent
+from coordinator.definitions.posted import Posted
+from coordinator.jobs import Jobs
+from coordinator.store.memory import MemoryStore
 from coordinator.store.records import MissedPolicy
-from tests.coordinator.conftest import ABI, CONDITION, EVENT, EVENTS, KEY_OWNER, PING, SCRIPT, TARGET, Api
+from node.infra.chain_memory import Ledger, MemoryChain
+from node.infra.clock import TrioClock
+from node.infra.compute import inline
+from tests.coordinator.conftest import ABI, CONDITION, EVENT, EVENTS, KEY_OWNER, OWNER, PING, SCRIPT, TARGET, Api
 
 PINGED = "Pinged(address indexed sender,uint256 value)"
 ACCOUNT = "0x" + "ab" * 20
@@ -91,6 +99,39 @@ async def test_a_schedule_that_is_none_is_refused_by_field(
     assert (answer.status_code, answer.json().get("field"), answer.json()["code"]) == (422, field, code)
     assert answer.json()["remedy"]
     assert await api.store.jobs(key_owner=KEY_OWNER) == []
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_times_that_have_passed_are_taken_only_where_what_was_missed_runs() -> None:
+    clock, store = TrioClock(), MemoryStore()
+    ledger = Ledger(clock, round_seconds=12)
+
+    async def nothing(*_: object) -> None: ...
+
+    jobs = Jobs(store, {31337: MemoryChain(clock, ledger=ledger)}, clock, inline, changed=nothing, check_url=nothing)
+    job_id = ledger.create_job(OWNER, target=TARGET, interval=0, time_frame=1000)
+    due = int(clock.now()) + 20
+    posted = Posted(
+        id=job_id,
+        owner=OWNER,
+        title="late",
+        definition=1,
+        time_frame=1000,
+        trigger=Moments((due,)),
+        chain_id=31337,
+        created_chain_id=31337,
+        contract=TARGET,
+        function="ping(uint256)",
+        abi="",
+        arg_type=1,
+        arguments="[1]",
+    )
+    await clock.sleep_until(due + 1)
+    with pytest.raises(Invalid) as refused:
+        await jobs.create([replace(posted, missed=MissedPolicy.SKIP)], key_owner=KEY_OWNER, trace_id="")
+    assert refused.value.field == "specific_schedule"
+    taken = await jobs.create([posted], key_owner=KEY_OWNER, trace_id="")
+    assert taken.jobs[0].next_due == due
 
 
 @pytest.mark.parametrize("policy", MissedPolicy)
