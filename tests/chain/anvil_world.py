@@ -66,7 +66,8 @@ class Prepared:
 
 
 class AnvilWorld:
-    def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
+    def __init__(self, rpc: Rpc, deployment: Deployment, url: str = "http://127.0.0.1:8545") -> None:
+        self.url = url
         self.keepers: Sequence[Actor] = actors(KEEPERS)
         self.deployment = deployment
         self.rpc = rpc
@@ -90,7 +91,7 @@ class AnvilWorld:
         return ChainSettings(
             id=CHAIN_ID,
             name="anvil",
-            rpc=("http://127.0.0.1:8545",),
+            rpc=(self.url,),
             poll_interval_ms=10,
             confirmations=confirmations,
             contracts=ContractSettings(
@@ -222,7 +223,7 @@ async def anvil_world(rpc: Rpc, prepared: Prepared) -> AsyncIterator[AnvilWorld]
     else:
         assert await rpc.call("evm_revert", [prepared.snapshot])
     prepared.snapshot = await rpc.call("evm_snapshot", [])
-    world = AnvilWorld(rpc, prepared.deployment)
+    world = AnvilWorld(rpc, prepared.deployment, prepared.url)
     await world.open()
     async with AsyncExitStack() as open_:
         for keeper in world.keepers:  # each account's own, which outlives its wallets as a file would
