@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from trio.testing import MockClock
 
 from consensus.errors import Invalid
 from consensus.events import EventFilter
@@ -101,8 +102,7 @@ async def test_a_schedule_that_is_none_is_refused_by_field(
     assert await api.store.jobs(key_owner=KEY_OWNER) == []
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_times_that_have_passed_are_taken_only_where_what_was_missed_runs() -> None:
+async def test_times_that_have_passed_are_taken_only_where_what_was_missed_runs(autojump_clock: MockClock) -> None:
     clock, store = TrioClock(), MemoryStore()
     ledger = Ledger(clock, round_seconds=12)
 
