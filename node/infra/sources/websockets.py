@@ -1,4 +1,8 @@
-"""One WebSocket of a stranger's: its messages, in limits, until it ends."""
+"""One WebSocket of a stranger's: its messages, in limits, until it ends.
+
+On wsproto and one task, not on trio-websocket: that lets exceptions of the libraries below it out of its own task when a
+server answers nonsense, and keeps what a server sends in parts without a bound.
+"""
 
 from __future__ import annotations
 
@@ -6,103 +10,131 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import trio
-from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, WebSocketConnection, wrap_client_stream
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Event,
+    Ping,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
 from wsproto.utilities import ProtocolError
 
-from consensus.errors import Failed, Transient, first_of
-from node.infra.fetch import UNREACHABLE, UNUSABLE, Fetcher
+from consensus.errors import Failed, Transient
+from node.infra.fetch import UNREACHABLE, UNUSABLE, Fetcher, Stream
 
 _HANDSHAKE_S = 10.0
 _PING_S, _PONG_S = 30.0, 10.0
-_BYTES_PER_S = 128 * 1024  # what frames cost to take apart is bounded by it: an honest feed of prices stays far below
+_CHUNK = 4096  # taken apart at once: bounds how long frames of two bytes keep the loop
+_BYTES_PER_S = 128 * 1024  # bounds what a server makes us work: an honest feed of prices stays far below
+_BYTES_A_FRAME = 256  # the work of a frame with nothing in it, in bytes of one with much: 512 frames a second
 _BURST = 1024 * 1024
 
+Take = Callable[[str | bytes], Awaitable[None]]
 
-async def listen(fetcher: Fetcher, url: str, max_message: int, take: Callable[[str | bytes], Awaitable[None]]) -> NoReturn:
+
+async def listen(fetcher: Fetcher, url: str, max_message: int, take: Take) -> NoReturn:
     """Connects and hands over each message, of at most `max_message` bytes, until the connection ends.
 
     Raises `Transient` (SOURCE_UNREACHABLE) when it does, `Failed` (SOURCE_REFUSED, SOURCE_UNUSABLE) when there is no use in it.
     """
     target, stream = await fetcher.connect(url)
-    metered = _Metered(stream, max_message)
     try:
-        async with trio.open_nursery() as nursery:
-            with trio.move_on_after(_HANDSHAKE_S) as patience:
-                connection = await wrap_client_stream(
-                    nursery,
-                    metered,  # type: ignore[arg-type]  # any stream does
-                    target.authority,
-                    target.path,
-                    max_message_size=max_message,
-                )
-            if patience.cancelled_caught:
-                raise Transient(UNREACHABLE, f"{target.place} does not answer as a WebSocket")
-            nursery.start_soon(_keep_alive, connection, target.place)
-            while True:
-                message = await connection.get_message()
-                metered.message_ended()
-                await take(message)
-    except BaseExceptionGroup as group:
-        cancelled, others = group.split(trio.Cancelled)
-        if others is None:
-            raise
-        error = first_of(others)
-        if isinstance(error, Transient | Failed):
-            meant: Transient | Failed = error
-        elif isinstance(error, ConnectionRejected):
-            meant = Failed(UNUSABLE, f"{target.place} answers {error.status_code} and no WebSocket")
-        elif isinstance(error, ConnectionClosed | HandshakeError | ProtocolError | OSError | trio.BrokenResourceError):
-            meant = Transient(UNREACHABLE, f"{target.place} closed the connection")
-        else:
-            raise
-        if cancelled is not None:
-            raise cancelled from None
-        raise meant from None
+        connection = _Connection(stream, target.place, max_message, take)
+        with trio.move_on_after(_HANDSHAKE_S):
+            await connection.open(target.authority, target.path)
+        if not connection.accepted:
+            raise Transient(UNREACHABLE, f"{target.place} does not answer as a WebSocket")
+        await connection.run()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        raise Transient(UNREACHABLE, f"{target.place} broke the connection") from None
     finally:
         await trio.aclose_forcefully(stream)
-    raise AssertionError("unreachable: messages come until an error does")
 
 
-async def _keep_alive(connection: WebSocketConnection, place: str) -> None:
-    """Tells a silent connection from a dead one."""
-    while True:
-        await trio.sleep(_PING_S)
-        with trio.move_on_after(_PONG_S) as patience:
-            await connection.ping()
-        if patience.cancelled_caught:
-            raise Transient(UNREACHABLE, f"{place} does not answer a ping")
+class _Connection:
+    """A client's side: takes frames apart, answers pings, tells a silent connection from a dead one."""
 
-
-class _Metered(trio.abc.Stream):
-    """Ends a connection that floods: bytes come at a bounded rate, and no message takes more than twice its size."""
-
-    def __init__(self, stream: trio.abc.Stream, max_message: int) -> None:
+    def __init__(self, stream: Stream, place: str, max_message: int, take: Take) -> None:
+        self.accepted = False
         self._stream = stream
+        self._place = place
+        self._max_message = max_message
+        self._take = take
+        self._protocol = WSConnection(ConnectionType.CLIENT)
+        self._parts: list[str | bytes] = []
+        self._size = 0
         self._left = float(_BURST)
         self._filled_at = trio.current_time()
-        self._most = 2 * max_message + 16 * 1024  # frames have heads, and the handshake is before the first message
-        self._since_message = 0
 
-    def message_ended(self) -> None:
-        self._since_message = 0
+    async def open(self, host: str, path: str) -> None:
+        """Returns when the server has accepted; the first messages may then have been taken already."""
+        await self._stream.send_all(self._protocol.send(Request(host=host, target=path)))
+        while not self.accepted:
+            await self._receive()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        received = await self._stream.receive_some(max_bytes)
+    async def run(self) -> NoReturn:
+        asked = False
+        while True:
+            with trio.move_on_after(_PONG_S if asked else _PING_S) as patience:
+                await self._receive()
+            if not patience.cancelled_caught:
+                asked = False
+            elif asked:
+                raise Transient(UNREACHABLE, f"{self._place} does not answer a ping")
+            else:
+                asked = True
+                await self._send(Ping())
+
+    async def _receive(self) -> None:
+        received = await self._stream.receive_some(_CHUNK)
+        if not received:
+            raise Transient(UNREACHABLE, f"{self._place} closed the connection")
+        try:
+            self._protocol.receive_data(bytes(received))
+            events = list(self._protocol.events())
+        except (ProtocolError, ValueError):  # headers that are no ASCII are the latter
+            raise Transient(UNREACHABLE, f"{self._place} does not speak the WebSocket protocol") from None
         now = trio.current_time()
-        self._left = min(_BURST, self._left + (now - self._filled_at) * _BYTES_PER_S) - len(received)
+        self._left = min(_BURST, self._left + (now - self._filled_at) * _BYTES_PER_S)
+        self._left -= len(received) + _BYTES_A_FRAME * len(events)
         self._filled_at = now
-        self._since_message += len(received)
         if self._left < 0:
-            raise Failed(UNUSABLE, f"sends more than {_BYTES_PER_S // 1024} KiB a second")
-        if self._since_message > self._most:
-            raise Failed(UNUSABLE, "sends much and no message")
-        return received
+            raise Failed(UNUSABLE, f"{self._place} sends more than {_BYTES_PER_S // 1024} KiB a second, or too many frames")
+        with trio.CancelScope(shield=True):  # the patience is with the server: what has come is taken whole
+            for event in events:
+                await self._handle(event)
 
-    async def send_all(self, data: bytes | memoryview) -> None:
-        await self._stream.send_all(data)
+    async def _handle(self, event: Event) -> None:
+        match event:
+            case AcceptConnection():
+                self.accepted = True
+            case RejectConnection(status_code=status):
+                raise Failed(UNUSABLE, f"{self._place} answers {status} and no WebSocket")
+            case CloseConnection():
+                raise Transient(UNREACHABLE, f"{self._place} closed the connection")
+            case Ping():
+                await self._send(event.response())
+            case TextMessage() | BytesMessage():
+                await self._part(event)
 
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
+    async def _part(self, event: TextMessage | BytesMessage) -> None:
+        if event.data:  # parts without anything in them are not kept
+            self._parts.append(event.data if isinstance(event.data, str) else bytes(event.data))
+        self._size += len(event.data)
+        if self._size > self._max_message:
+            raise Failed(UNUSABLE, f"{self._place} sends messages of more than {self._max_message} bytes")
+        if event.message_finished:
+            text = isinstance(event, TextMessage)
+            message = "".join(map(str, self._parts)) if text else b"".join(p for p in self._parts if isinstance(p, bytes))
+            self._parts, self._size = [], 0
+            await self._take(message)
 
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    async def _send(self, event: Event) -> None:
+        with trio.move_on_after(_PONG_S) as patience:
+            await self._stream.send_all(self._protocol.send(event))
+        if patience.cancelled_caught:
+            raise Transient(UNREACHABLE, f"{self._place} does not read")
