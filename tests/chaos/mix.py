@@ -91,8 +91,8 @@ class Mix:
 
 
 def draw(rng: random.Random, count: int, begin: int, end: int) -> Mix:
-    """`count` jobs for the time from `begin` to `end` (UTC seconds): of ten, six at intervals, one by cron, one at specific times,
-    one event, one condition."""
+    """`count` jobs for the time from `begin` to `end` (UTC seconds): of ten, six at intervals, one by cron,
+    one at specific times, one event, one condition."""
     plans: list[Plan] = []
     groups = max(1, count // 20)
     mean = max(10.0, 0.6 * count / FIRINGS_A_SECOND)

@@ -225,7 +225,7 @@ class Storm:
     async def _kill_until(self, victims: list[Victim], end: float) -> None:
         """One or two at a time; each comes back after some seconds."""
         while self._clock.now() < end:
-            await trio.sleep(self._rng.uniform(1.0, 6.0))
+            await trio.sleep(self._rng.uniform(0.5, 4.0))
             chosen = self._rng.sample(victims, k=1 if self._rng.random() < 0.75 else 2)
             async with trio.open_nursery() as nursery:
                 for victim in chosen:
