@@ -311,7 +311,7 @@ class World:
 
     async def until(self, condition: Callable[[list[TaskRecord]], bool], job_id: int) -> list[TaskRecord]:
         """Looks every tenth of a (virtual) second; a test's own deadline is the suite's."""
-        with trio.fail_after(100_000):
+        with trio.fail_after(2000):
             while not condition(tasks := await self.tasks(job_id)):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         return tasks
