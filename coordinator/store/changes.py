@@ -25,6 +25,8 @@ from coordinator.store.records import (
     User,
 )
 
+EVENT_GRACE_S = 3600
+"""Seconds after an event job's life in which what happened within it may still become deep enough, or be read, and fire."""
 GAP_DAYS = 30
 MAX_GAPS = 10_000
 GAPS_SHOWN = 100
@@ -252,9 +254,11 @@ def expired(job: Job, at: int) -> Job | None:
     """The job as one that fires no more; None while it may, or its scheduler has yet to go through its past."""
     if job.ended or job.spent or at <= job.expires_at:
         return None
-    has_past = isinstance(job.trigger, OnEvent) or (isinstance(job.trigger, Schedule) and job.next_due is not None)
-    if has_past and job.active and job.starts_at is not None:
-        return None
+    if job.active and job.starts_at is not None:
+        if isinstance(job.trigger, Schedule) and job.next_due is not None:
+            return None
+        if isinstance(job.trigger, OnEvent) and at <= job.expires_at + EVENT_GRACE_S:
+            return None
     return replace(job, spent=True, updated_at=at)
 
 

@@ -92,8 +92,8 @@ class Store(Protocol):
         """Jobs of the shard whose life is over at `at` (waiting and paused ones too) are spent, and completed if nothing is
         open; so are spent ones that a crash left without an open task. Returns their ids, at most `limit`.
 
-        Not those whose past may still fire: an active time job with a `next_due`, an active event job that has begun. Their
-        scheduler spends them (`Firing(job_id, None, spent=True)`) when it has been through their life.
+        Not those whose past may still fire: an active time job with a `next_due`, which its scheduler spends, and for an hour
+        an active event job that has begun.
         """
         ...
 

@@ -119,8 +119,10 @@ def complete(db: sqlite3.Connection, job_id: int, at: int) -> Job | None:
 EXPIRED = """
     SELECT job_id, expiration_time FROM job_data
     WHERE shard = ?1 AND is_ended = 0 AND expiration_time < ?2 AND spent = 0 AND NOT (
-        is_active = 1 AND starts_at IS NOT NULL
-        AND (trigger_kind = 'event' OR trigger_kind = 'time' AND next_execution_timestamp IS NOT NULL)
+        is_active = 1 AND starts_at IS NOT NULL AND (
+            trigger_kind = 'time' AND next_execution_timestamp IS NOT NULL
+            OR trigger_kind = 'event' AND expiration_time >= ?2 - ?4
+        )
     )
     UNION ALL
     SELECT job_id, expiration_time FROM job_data INDEXED BY finished_jobs
@@ -130,7 +132,7 @@ EXPIRED = """
 
 
 def expiring(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
-    return every(db, EXPIRED, [shard, at, limit], lambda row: int(row[0]))
+    return every(db, EXPIRED, [shard, at, limit, rules.EVENT_GRACE_S], lambda row: int(row[0]))
 
 
 def expire(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:

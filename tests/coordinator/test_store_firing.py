@@ -11,6 +11,7 @@ import trio
 from consensus import schedules
 from consensus.lifecycle import TaskState
 from consensus.triggers import Interval, Moments, Trigger
+from coordinator.store.changes import EVENT_GRACE_S
 from coordinator.store.port import Store
 from coordinator.store.records import Edge, EdgeStep, Fired, Firing, Job, JobStatus, TaskChange, shard_of
 from tests.coordinator.factory import (
@@ -295,6 +296,15 @@ async def test_a_job_expires_unless_its_past_may_still_fire(
     assert await store.expire_jobs(7, START + 101, 10) == []
     assert some(await store.job(7)).status is not JobStatus.COMPLETED or over
     assert some(await store.job(7)).ended == over
+
+
+async def test_what_happened_in_an_event_jobs_life_may_fire_for_an_hour_after_it(store: Store) -> None:
+    job = await store.add_job(make_job(trigger=ON_EVENT))
+    over = START + 100 + EVENT_GRACE_S
+    assert await store.expire_jobs(7, over, 10) == []
+    assert await store.fire([Firing(7, make_event_task(job))], over, FENCES) == [NEW]
+    assert await store.expire_jobs(7, over + 1, 10) == [7]
+    assert await store.fire([Firing(7, make_event_task(job, 2))], over, FENCES) == [INACTIVE]
 
 
 async def test_a_job_that_expires_with_an_open_task_completes_with_it(store: Store) -> None:

@@ -216,8 +216,8 @@ async def test_a_file_that_another_process_holds_is_tried_again_later(tmp_path: 
     ("query", "arguments", "index"),
     [
         (rows.SELECT_PLANNED, (3, "5", 0, 5), "planned_jobs"),
-        (steps.EXPIRED, (3, START, 5), "jobs_by_end"),
-        (steps.EXPIRED, (3, START, 5), "finished_jobs"),
+        (steps.EXPIRED, (3, START, 5, 60), "jobs_by_end"),
+        (steps.EXPIRED, (3, START, 5, 60), "finished_jobs"),
         (rows.TASKS.select + " WHERE is_open = 1 AND shard IN (?)", (3,), "open_tasks"),
         (steps.FIREABLE, ("3",), "sqlite_autoindex_job_data_1"),
     ],

@@ -142,7 +142,7 @@ CALLS: st.SearchStrategy[Call] = st.one_of(
     call("resume_job", IDS, st.none() | SECONDS, TIMES),
     call("update_job", IDS.flatmap(jobs)),
     call("complete_job", IDS, TIMES),
-    call("expire_jobs", SHARD, TIMES, st.just(100)),
+    call("expire_jobs", SHARD, TIMES | st.integers(START + 3600, START + 5000), st.just(100)),
     call("mark_caught_up", st.lists(IDS, max_size=2)),
     attempts().map(lambda arguments: ("add_attempt", arguments)),
     call("mark_published", TASK_IDS, NUMBERS, TIMES),
