@@ -5,41 +5,62 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import trio
 from trio.testing import MockClock
 
+from consensus.conditions import OnCondition
+from consensus.events import OnEvent
 from consensus.lifecycle import TaskState
+from consensus.triggers import Interval, Trigger
+from coordinator.alerts import Alerts
 from coordinator.app import Coordinator, Parts
-from coordinator.dispatcher import DispatchPolicy
-from coordinator.jobs import Posted
+from coordinator.attempts import DispatchPolicy
+from coordinator.definitions.posted import Posted
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import JobStatus, Task
+from coordinator.streams.memory import MemoryServer, MemoryStreams
 from node.infra.chain_memory import MemoryChain
 from node.infra.compute import inline
 from node.infra.observe import Observer, Registry
 from node.infra.secret import Secret
 from tests.simulation.test_keepers import lying
+from tests.simulation.test_triggers import ABOVE, PRICE, on_transfer, transfer
 from tests.simulation.world import ARGUMENTS, DISPATCHER, FUNCTION, OWNER, TARGET, World, open_world
 
 POLICY = DispatchPolicy(ack_timeout=6.0, window=12.0)
 
 
+@dataclass
+class Platform:
+    """What of the coordinator outlives its process."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    server: MemoryServer = field(default_factory=MemoryServer)
+
+
 @asynccontextmanager
-async def coordinating(world: World, store: MemoryStore) -> AsyncIterator[Coordinator]:
-    """A coordinator's process over a store that outlives it."""
+async def coordinating(world: World, platform: Platform) -> AsyncIterator[Coordinator]:
+    """A coordinator's process."""
     observer = Observer(MemoryChain(world.clock, ledger=world.ledger, latency=0.002))
     registry = Registry({world.ledger.domain.chain_id: observer})
+    platform.server.join("coordinator")
     coordinator = Coordinator(
         Parts(
-            store=store,
+            store=platform.store,
+            streams=MemoryStreams(platform.server, "coordinator"),
+            instance="coordinator",
             network=world.mesh.join("coordinator", gate=registry.may_publish),
+            sources=world.readings,
+            alerts=Alerts(platform.store, world.clock),
             observers={world.ledger.domain.chain_id: observer},
             registry=registry,
             dispatcher_key=Secret(DISPATCHER),
             clock=world.clock,
             compute=inline,
             policy=POLICY,
+            poll_interval=1.0,
         )
     )
     async with trio.open_nursery() as nursery:
@@ -48,16 +69,15 @@ async def coordinating(world: World, store: MemoryStore) -> AsyncIterator[Coordi
         nursery.cancel_scope.cancel()
 
 
-async def post(world: World, coordinator: Coordinator, *, interval: int, time_frame: int) -> int:
-    """Creates the job on chain and posts it, as a client does."""
-    job_id = world.ledger.create_job(OWNER, target=TARGET, interval=interval, time_frame=time_frame)
-    posted = Posted(
+def posted(world: World, job_id: int, trigger: Trigger) -> Posted:
+    job = world.ledger.state.jobs[job_id]
+    return Posted(
         id=job_id,
         owner=OWNER,
         title="simulated",
-        definition=1,
-        time_frame=time_frame,
-        interval=interval,
+        definition=job.definition,
+        time_frame=job.time_frame,
+        trigger=trigger,
         chain_id=world.ledger.domain.chain_id,
         created_chain_id=world.ledger.domain.chain_id,
         contract=TARGET,
@@ -65,18 +85,21 @@ async def post(world: World, coordinator: Coordinator, *, interval: int, time_fr
         abi="",
         arg_type=1,
         arguments=ARGUMENTS,
-        priority=3,
         security=2,
-        custom=True,
-        timezone="UTC",
-        is_imua=False,
-        is_safe=False,
-        safe_name="",
-        safe_address="",
-        cost_prediction="0",
-        language="",
+        recurring=job.recurring,
     )
-    await coordinator.jobs.create(posted, key_owner="simulation", trace_id="tgrx-simulation")
+
+
+async def post(world: World, coordinator: Coordinator, *, interval: int, time_frame: int) -> int:
+    """Creates the job on chain and posts it, as a client does."""
+    job_id = world.ledger.create_job(OWNER, target=TARGET, interval=interval, time_frame=time_frame)
+    await coordinator.jobs.create([posted(world, job_id, Interval(interval))], key_owner="simulation", trace_id="tgrx-simulation")
+    return job_id
+
+
+async def post_triggered(world: World, coordinator: Coordinator, trigger: OnEvent | OnCondition, *, time_frame: int) -> int:
+    job_id = int(world.create_triggered_job(trigger, time_frame=time_frame).job_id)
+    await coordinator.jobs.create([posted(world, job_id, trigger)], key_owner="simulation", trace_id="tgrx-simulation")
     return job_id
 
 
@@ -100,10 +123,10 @@ async def test_an_hour_with_committees_of_seven_one_lying_and_one_gone(autojump_
         await world.start(liar, lying)
         for resident in honest:
             await world.start(resident)
-        store = MemoryStore()
-        async with coordinating(world, store) as coordinator:
+        platform = Platform()
+        async with coordinating(world, platform) as coordinator:
             job_id = await post(world, coordinator, interval=60, time_frame=3600)
-            tasks = await ended(world, store, job_id)
+            tasks = await ended(world, platform.store, job_id)
         assert Counter(t.state for t in tasks) == {TaskState.COMPLETED: 60}
         assert len({t.trigger_id for t in tasks}) == len(executed_seconds(world)) == 60
         # The one that is gone has no check-in, so nobody waits for it; the liar performs like any other.
@@ -115,14 +138,14 @@ async def test_a_performer_that_dies_after_its_acknowledgement_is_replaced(autoj
     async with open_world(6) as world:
         for resident in world.residents:
             await world.start(resident)
-        store = MemoryStore()
-        async with coordinating(world, store) as coordinator:
+        platform = Platform()
+        async with coordinating(world, platform) as coordinator:
             job_id = await post(world, coordinator, interval=30, time_frame=30)
-            while not (tasks := await store.tasks_of_job(job_id, 1)) or tasks[0].state is not TaskState.ACKNOWLEDGED:
+            while not (tasks := await platform.store.tasks_of_job(job_id, 1)) or tasks[0].state is not TaskState.ACKNOWLEDGED:
                 await world.clock.sleep_until(world.clock.now() + 0.1)
-            first = (await store.attempts(tasks[0].id))[0]
+            first = (await platform.store.attempts(tasks[0].id))[0]
             world.kill(next(r for r in world.residents if r.address == first.performer))
-            [task] = await ended(world, store, job_id)
+            [task] = await ended(world, platform.store, job_id)
         assert (task.state, task.attempt) == (TaskState.COMPLETED, 2)
         assert task.performer != first.performer
         assert len(world.ledger.calls) == 1
@@ -133,25 +156,50 @@ async def test_a_coordinator_that_dies_every_ten_seconds_misses_nothing(autojump
     async with open_world(6) as world:
         for resident in world.residents:
             await world.start(resident)
-        store = MemoryStore()
-        async with coordinating(world, store) as coordinator:
+        platform = Platform()
+        async with coordinating(world, platform) as coordinator:
             job_id = await post(world, coordinator, interval=7, time_frame=210)
         for _ in range(25):
-            async with coordinating(world, store):
+            async with coordinating(world, platform):
                 await trio.sleep(9.7)
             world.mesh.leave("coordinator")
             await trio.sleep(0.4)
-        async with coordinating(world, store):
-            tasks = await ended(world, store, job_id)
+        async with coordinating(world, platform):
+            tasks = await ended(world, platform.store, job_id)
         assert Counter(t.state for t in tasks) == {TaskState.COMPLETED: 30}
         assert len(world.ledger.calls) == 30
 
 
 async def test_with_every_keeper_gone_a_task_fails_by_name(autojump_clock: MockClock) -> None:
     async with open_world(4) as world:
-        store = MemoryStore()
-        async with coordinating(world, store) as coordinator:
+        platform = Platform()
+        async with coordinating(world, platform) as coordinator:
             job_id = await post(world, coordinator, interval=30, time_frame=30)
-            [task] = await ended(world, store, job_id)
+            [task] = await ended(world, platform.store, job_id)
         assert (task.state, task.reason) == (TaskState.FAILED, "NO_KEEPER")
         assert not world.ledger.calls
+
+
+async def test_event_and_condition_jobs_with_one_lying_and_one_gone(autojump_clock: MockClock) -> None:
+    async with open_world(10) as world:
+        liar, _gone, *honest = world.residents
+        await world.start(liar, lying)
+        for resident in honest:
+            await world.start(resident)
+        platform = Platform()
+        world.readings.values[PRICE] = "1999"
+        async with coordinating(world, platform) as coordinator:
+            events = await post_triggered(world, coordinator, on_transfer(world), time_frame=600)
+            edges = await post_triggered(world, coordinator, ABOVE, time_frame=600)
+            for _ in range(10):
+                await world.clock.sleep_until(world.clock.now() + 20)
+                transfer(world)
+                transfer(world, 8)  # not one that the job asks for
+                world.readings.values[PRICE] = "2001"
+                await world.clock.sleep_until(world.clock.now() + 20)
+                world.readings.values[PRICE] = "1999"
+            fired, crossed = await ended(world, platform.store, events), await ended(world, platform.store, edges)
+        assert Counter((t.state, t.reason) for t in fired) == {(TaskState.COMPLETED, ""): 10}
+        assert Counter((t.state, t.reason) for t in crossed) == {(TaskState.COMPLETED, ""): 10}
+        assert sorted(t.trigger_id for t in crossed) == list(range(1, 11))
+        assert len(world.ledger.calls) == 20

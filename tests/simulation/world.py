@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from typing import NoReturn
 
 import trio
 
@@ -24,7 +25,7 @@ from node.infra.chain_memory import Ledger, MemoryChain, SentTransactions
 from node.infra.clock import TrioClock
 from node.infra.compute import inline
 from node.infra.observe import Observer, Registry
-from node.infra.sources import Value
+from node.infra.sources import Heard, Value
 from node.infra.sqlite import MEMORY, Database, open_database
 from node.journal import MIGRATIONS, Journal
 from node.signer import Signer
@@ -80,6 +81,13 @@ class Readings:
     @staticmethod
     def place(source: Source) -> str:
         return repr(source)
+
+    @staticmethod
+    def host_of(source: Source) -> str:
+        return repr(source)
+
+    async def follow(self, url: str, hear: Callable[[Heard], Awaitable[None]]) -> NoReturn:
+        raise NotImplementedError(url)
 
 
 class World:
