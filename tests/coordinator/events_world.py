@@ -133,6 +133,10 @@ class Desk:
             while not condition():
                 await self._news.wait()
 
+    async def until_fired(self, job_id: int, count: int, seconds: float = 30) -> None:
+        """Returns once the job has fired so often."""
+        await self.until(lambda: len(self.fired(job_id)) == count, seconds)
+
     def fired(self, job_id: int) -> set[tuple[bytes, int]]:
         """(transaction, position) of each firing of a job."""
         found = set()
