@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+TIMEOUT = "ALERT_TIMEOUT"
+
 _WAITING = 1000  # messages to be sent by one channel: a whole network's keepers, each once, and room
 _AT_ONCE = 2  # a slow recipient's server must not hold up the others
 _SEND_S = 60.0  # above the sums of the channels' own timeouts; a message that takes longer is tried again
@@ -260,7 +262,7 @@ class Outbox:
         except Transient as error:
             self._again(delivery, error, full_jitter(delivery.pause))
         except trio.TooSlowError:
-            self._again(delivery, Transient("ALERT_TIMEOUT", f"no answer in {_SEND_S:.0f} s"), full_jitter(delivery.pause))
+            self._again(delivery, Transient(TIMEOUT, f"no answer in {_SEND_S:.0f} s"), full_jitter(delivery.pause))
         else:
             self.counts["sent"] += 1
             log.info("alert_sent", channel=self._name, outage=delivery.outage, notice=notice.subject)

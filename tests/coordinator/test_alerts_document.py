@@ -35,7 +35,7 @@ def test_the_answers_to_a_check_in_are_the_codes() -> None:
 
 
 def test_the_codes_of_the_channels_are_told() -> None:
-    for code in (telegram.UNREACHABLE, telegram.BUSY, telegram.REFUSED, mail.UNREACHABLE, mail.REFUSED, "ALERT_TIMEOUT"):
+    for code in (telegram.UNREACHABLE, telegram.BUSY, telegram.REFUSED, mail.UNREACHABLE, mail.REFUSED, alerts.TIMEOUT):
         assert f"`{code}`" in TEXT
 
 
