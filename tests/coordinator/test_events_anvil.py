@@ -261,14 +261,15 @@ async def test_a_dropped_websocket_loses_nothing_though_nobody_polls(anvil: Anvi
     assert anvil.desk.fired(1) == await anvil.canonical() == {(tx, 0) for tx in sent}
 
 
-async def test_ten_thousand_blocks_that_nobody_watched_are_filled(anvil: Anvil) -> None:
+@pytest.mark.parametrize("blocks", [1_000, pytest.param(10_000, marks=pytest.mark.soak)])  # anvil takes a minute for so many
+async def test_a_gap_of_blocks_that_nobody_watched_is_filled(anvil: Anvil, blocks: int) -> None:
     created = await anvil.now()
     async with anvil.chain() as chain, scheduling(chain, anvil.clock, anvil.desk, planned(1, on_event(), created)):
         await anvil.desk.until(lambda: anvil.desk.caught_up == {1}, 20)
         sent = [await anvil.ping()]
         await anvil.desk.until(lambda: len(anvil.desk.fired(1)) == 1 and bool(anvil.desk.checkpoints), 20)
     for _ in range(10):
-        await anvil.mine(999)
+        await anvil.mine(blocks // 10 - 1)
         sent.append(await anvil.ping())
     jobs = [planned(1, on_event(), created, caught_up=True), planned(2, on_event(), created)]
     async with anvil.chain(confirmations=2) as chain, scheduling(chain, anvil.clock, anvil.desk, *jobs):
