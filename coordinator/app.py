@@ -42,7 +42,7 @@ from coordinator.scheduler.time import TimeScheduler
 from coordinator.settings import AlertSettings, CoordinatorSettings
 from coordinator.signals import Signals
 from coordinator.store.port import Store
-from coordinator.store.records import Fired, Firing
+from coordinator.store.records import Fired, Firing, Task
 from coordinator.store.sqlite import open_store
 from coordinator.streams.connect import open_streams
 from coordinator.streams.port import Streams
@@ -106,6 +106,7 @@ class Parts:
     offline_after: float = OFFLINE_AFTER_S
     alert_settings: AlertSettings = field(default_factory=AlertSettings)
     check_url: CheckUrl = _any_url
+    on_published: Callable[[Task, float], None] = lambda task, at: None
 
 
 class Coordinator:
@@ -114,7 +115,7 @@ class Coordinator:
     def __init__(self, parts: Parts) -> None:
         p = self._parts = parts
         self.guard, self.signals = Guard(), Signals()
-        self.compute = p.compute
+        self.clock, self.compute = p.clock, p.compute
         chains: dict[int, Chain] = {chain_id: observer.chain for chain_id, observer in p.observers.items()}
         self.chain_ids = tuple(chains)
 
@@ -138,6 +139,7 @@ class Coordinator:
             p.policy,
             ended=endings,
             alone=self.ownership.alone,
+            on_published=p.on_published,
         )
         answers = Answers(p.store, p.registry, self.signals, lambda: p.clock.now_ns() // 1_000_000)
         self.dispatcher = Dispatcher(
@@ -333,6 +335,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                 alerts=alerts,
                 alert_settings=settings.alerts,
                 check_url=fetcher.check,
+                on_published=metrics.observe_published,
                 poll_interval=settings.conditions.poll_interval_s,
                 policy=DispatchPolicy(
                     ack_timeout=settings.dispatch.ack_timeout_s,

@@ -96,6 +96,7 @@ class Attempts:
         alone: Callable[[], bool] = lambda: True,
         on_published: Callable[[Task, float], None] = lambda task, at: None,
     ) -> None:
+        """`ended` is told the job of each task that ended here, `on_published` of each task's first publication (UTC seconds)."""
         self._store = store
         self._network = network
         self._chains = chains

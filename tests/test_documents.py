@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from consensus.lifecycle import REASONS, TRANSITIONS
+from coordinator.metrics import CoordinatorMetrics
 from coordinator.settings import CoordinatorSettings
 from node.infra.settings import NodeSettings, option_rows, render_example
 from node.infra.telemetry import Metrics
@@ -33,10 +34,17 @@ def configuration() -> str:
 
 
 def metrics() -> str:
-    rows = [(f"`{r.name}`", r.type, ", ".join(r.labels), r.meaning) for r in Metrics("node", "0").rows()]
-    return "# Metrics\n\n`GET /metrics` of every program, beside Prometheus' standard process metrics.\n\n" + _table(
-        ("metric", "type", "labels", "meaning"), rows
+    head = ("metric", "type", "labels", "meaning")
+    everywhere = _metric_rows(Metrics("node", "0"))
+    coordinator = [row for row in _metric_rows(CoordinatorMetrics("0").metrics) if row not in everywhere]
+    return (
+        "# Metrics\n\n`GET /metrics` of every program, beside Prometheus' standard process metrics.\n\n"
+        + f"{_table(head, everywhere)}\n## triggerx-coordinator\n\n{_table(head, coordinator)}"
     )
+
+
+def _metric_rows(metrics: Metrics) -> list[tuple[str, ...]]:
+    return [(f"`{r.name}`", r.type, ", ".join(r.labels), r.meaning) for r in metrics.rows()]
 
 
 def reasons() -> str:

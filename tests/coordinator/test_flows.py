@@ -16,6 +16,7 @@ from consensus.lifecycle import TaskState
 from consensus.triggers import EdgeSeen
 from coordinator import points
 from coordinator.attempts import DispatchPolicy
+from coordinator.metrics import CoordinatorMetrics
 from coordinator.store.records import JobStatus
 from node.infra.chain_memory_rules import ATTESTER_UNIT, validation_share
 from tests.coordinator.world import OWNER, World, executes, is_silent, open_world
@@ -220,6 +221,26 @@ async def test_followers_are_told_of_each_step_by_kind(autojump_clock: MockClock
         assert [(n.task_id, n.attempt) for n in told["retry"]] == [(failed.id, 2)]
         assert [(n.task_id, n.reason) for n in told["failed"]] == [(failed.id, "NO_ACKNOWLEDGEMENT")]
         assert [(n.task_id, n.state) for n in told["completed"]] == [(done.id, "completed")]
+
+
+async def test_every_metric_is_served_by_a_running_coordinator(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post(interval=10, time_frame=100)
+        await world.until(lambda tasks: len(tasks) == 2, job_id)
+        await trio.sleep(4)  # the parts are looked at, the queue's length asked for
+        metrics = CoordinatorMetrics("1.2.3")
+        served = (await metrics.render(world.coordinator, world.store, world.keepers[0].network.counters)).decode()
+        assert all(row.name.removesuffix("_total") in served for row in metrics.metrics.rows())
+        for line in (
+            'triggerx_coordinator_jobs{kind="time"} 1.0',
+            'triggerx_coordinator_fired{kind="time"} 2.0',
+            "triggerx_coordinator_shards 16.0",
+            "triggerx_coordinator_instances 1.0",
+            'triggerx_coordinator_keepers{chain="31337",state="online"} 3.0',
+            'triggerx_coordinator_part_up{part="streams"} 1.0',
+            "triggerx_coordinator_queue_backlog 0.0",
+        ):
+            assert line in served
 
 
 # --- check-ins
