@@ -104,13 +104,14 @@ async def post_triggered(world: World, coordinator: Coordinator, trigger: OnEven
 
 
 async def ended(world: World, store: MemoryStore, job_id: int) -> list[Task]:
-    """The job's tasks, once the job is completed: every one of them has then ended."""
-    while True:
-        job = await store.job(job_id)
-        assert job is not None
-        if job.status is JobStatus.COMPLETED:
-            return list(await store.tasks_of_job(job_id, 10_000))
-        await world.clock.sleep_until(world.clock.now() + 5)
+    """The job's tasks, once the job has ended: every one of them has then ended."""
+    with trio.fail_after(20_000):
+        while True:
+            job = await store.job(job_id)
+            assert job is not None
+            if job.status in (JobStatus.COMPLETED, JobStatus.FAILED):
+                return list(await store.tasks_of_job(job_id, 10_000))
+            await world.clock.sleep_until(world.clock.now() + 5)
 
 
 def executed_seconds(world: World) -> list[int]:
