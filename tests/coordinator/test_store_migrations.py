@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,7 @@ async def test_it_goes_on_as_if_nothing_had_been(old_store: Path) -> None:
 async def test_its_references_hold(old_store: Path) -> None:
     async with open_store(old_store):
         pass
-    with sqlite3.connect(old_store) as db:
+    with closing(sqlite3.connect(old_store, isolation_level=None)) as db:
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert "new_" not in "".join(sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -180,7 +180,7 @@ async def test_a_batch_that_fails_in_the_middle_leaves_nothing(tmp_path: Path) -
     async with open_store(path) as store:
         await claim_all(store)
         await store.add_jobs([make_job(i) for i in (1, 2, 3)])
-        with sqlite3.connect(path) as db:
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
             db.execute(
                 "CREATE TRIGGER broken BEFORE INSERT ON task_data WHEN new.job_id = '2' BEGIN SELECT RAISE(ABORT, 'no'); END"
             )
@@ -199,7 +199,7 @@ async def test_a_file_that_another_process_holds_is_tried_again_later(tmp_path: 
     monkeypatch.setattr("node.infra.sqlite._BUSY_MS", 50)
     async with open_store(tmp_path / "store.db") as store:
         await store.add_job(make_job())
-        with sqlite3.connect(tmp_path / "store.db", isolation_level=None) as db:
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
             with pytest.raises(Transient) as error:
                 await store.pause_job(7, START)
@@ -226,7 +226,7 @@ async def test_what_is_asked_often_is_answered_from_an_index(
     tmp_path: Path, query: str, arguments: tuple[str | int, ...], index: str
 ) -> None:
     async with open_store(tmp_path / "store.db"):
-        with sqlite3.connect(tmp_path / "store.db") as db:
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as db:
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", arguments)]
     assert any(index in step for step in plan), plan
     assert not any(step.startswith("SCAN") for step in plan), plan
@@ -249,7 +249,7 @@ async def test_the_fields_tables_can_be_read_by_their_names(tmp_path: Path) -> N
             await store.add_job(make_job(i, trigger=trigger, next_due=START + 10, timezone="Asia/Tokyo"))
         await store.fire([make_edge_firing(make_job(3, trigger=ON_CONDITION), 1, spent=True)], START, FENCES)
         await certify(store, make_edge_firing(make_job(3, trigger=ON_CONDITION), 1).task or 0)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
 
         def row(view: str, job_id: int) -> dict[str, object]:
