@@ -251,6 +251,8 @@ class _Test:
 def _test(comparison: Comparison) -> _Test:
     high, slack = number(comparison.upper), number(comparison.hysteresis)
     low = number(comparison.lower) if comparison.operator == "between" else high
+    if not slack:  # most have none: two numbers less in memory
+        return _Test(_TESTS[comparison.operator], low, high, low, high)
     return _Test(_TESTS[comparison.operator], low, high, total(low, -slack), total(high, slack))
 
 

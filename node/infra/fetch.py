@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -21,6 +21,7 @@ import trio
 
 from consensus.errors import Failed, Transient
 from node.infra.addresses import RefusedUrl, Target, name_refusal, parse_url, port_refusal, refusal
+from node.infra.connections import CONNECT_S, Connections
 from node.infra.retry import full_jitter
 from node.infra.settings import FetchSettings
 
@@ -35,12 +36,8 @@ Stream = trio.SocketStream | trio.SSLStream
 
 _MAX_REDIRECTS = 3
 _MAX_ADDRESSES = 4  # tried one after the other
-_MAX_CONNECTIONS = 256
 _PER_HOST = 4
 """Requests to one host at a time: a slow one holds no more."""
-_CONNECT_S = 3.0
-_KEEPALIVE_S = 30.0
-_MAX_IDLE = 64
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _LONGEST_ASKED_REST_S = 300.0  # Retry-After is obeyed up to this
 _REMEMBERED = 4096  # hosts and URLs that failed: the longest unseen are forgotten
@@ -60,18 +57,11 @@ class Fetcher:
         self._allow = frozenset(entry.lower() for entry in settings.allow)
         self._rests = Rests()
         self._slots: dict[str, _Slots] = {}
-        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._connections = Connections(self.addresses, context)
 
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Fetcher]:
-        async with httpcore.AsyncConnectionPool(
-            ssl_context=self._context,
-            max_connections=_MAX_CONNECTIONS,
-            max_keepalive_connections=_MAX_IDLE,
-            keepalive_expiry=_KEEPALIVE_S,
-            network_backend=_Guarded(self),
-        ) as self._pool:
-            yield self
+    async def aclose(self) -> None:
+        """Closes the connections that are kept."""
+        await self._connections.aclose()
 
     async def check(self, url: str, *schemes: str) -> None:
         """Whether `url` may be asked, by syntax and by all addresses its name has now. Schemes are http and https unless given.
@@ -152,10 +142,8 @@ class Fetcher:
 
     async def _exchange(self, target: Target) -> bytes | Target:
         """One request: the body, or where it is redirected to."""
-        assert self._pool is not None
-        url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
         try:
-            async with self._pool.stream("GET", url, headers=[("Host", target.authority), *_HEADERS]) as response:
+            async with self._connections.get(target, [("Host", target.authority), *_HEADERS]) as response:
                 headers = {name.lower(): value for name, value in response.headers}
                 if response.status in _REDIRECTS:
                     return self._redirected(target, headers.get(b"location"))
@@ -189,7 +177,7 @@ class Fetcher:
         why = ""
         for address in await self._resolved(target.host, target.port):
             try:
-                with trio.fail_after(_CONNECT_S):
+                with trio.fail_after(CONNECT_S):
                     stream = await trio.open_tcp_stream(address, target.port)
                 break
             except (OSError, trio.TooSlowError) as error:
@@ -274,38 +262,6 @@ class _Slots:
         self.users = 0
 
 
-class _Guarded(httpcore.AsyncNetworkBackend):
-    """Opens the pool's connections, and only to addresses that were looked at."""
-
-    def __init__(self, fetcher: Fetcher) -> None:
-        self._fetcher = fetcher
-        self._network = httpcore.TrioBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            addresses = await self._fetcher.addresses(host, port)
-        except OSError as error:
-            raise httpcore.ConnectError(f"does not resolve: {error}") from None
-        failure: Exception | None = None
-        for address in addresses:
-            try:
-                return await self._network.connect_tcp(address, port, _CONNECT_S, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        assert failure is not None
-        raise failure
-
-    async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-
-
 class _Names:
     """The system's resolver, in threads of its own: slow name servers must not hold those that others wait for."""
 
@@ -323,8 +279,11 @@ async def open_fetcher(
     settings: FetchSettings, *, resolver: Resolver | None = None, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Fetcher]:
     """Dials nothing by itself. `resolver` and `ssl_context` are the system's and the usual authorities' unless given."""
-    async with Fetcher(settings, resolver, ssl_context or httpcore.default_ssl_context()).opened() as fetcher:
+    fetcher = Fetcher(settings, resolver, ssl_context or httpcore.default_ssl_context())
+    try:
         yield fetcher
+    finally:
+        await fetcher.aclose()
 
 
 def _look_up(host: str, port: int) -> list[str]:
