@@ -20,7 +20,7 @@ from cli.devnet.screen import quiet_logs
 from cli.program import says_what_is_wrong
 
 VERSIONS = ("libp2p", "trio", "py-arkworks-bls12381", "hypercorn", "httpcore")
-COMMANDS = ("scheduler", "store")
+COMMANDS = ("conditions", "events", "scheduler", "store", "streams")
 """Modules of this package whose `main` is a command of its own: `python -m benchmarks scheduler --help`."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)

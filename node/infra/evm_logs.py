@@ -22,6 +22,7 @@ class LogReader:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
+        self._wanted: tuple[Sequence[bytes], Sequence[bytes], frozenset[str], frozenset[str]] = ((), (), frozenset(), frozenset())
 
     async def logs(
         self, contracts: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, tip: bytes | None
@@ -52,7 +53,7 @@ class LogReader:
             answer = await self._reader.logs(named, first, from_block, to_block, most=most)
             if tip is not None:  # after the logs: what was read then stood on this branch
                 await self._stands(to_block, tip)
-        addresses, wanted = {hex_of(a) for a in contracts}, {hex_of(t) for t in topics}
+        addresses, wanted = self._as_text(contracts, topics)
         found = []
         try:
             for log in answer:
@@ -67,6 +68,15 @@ class LogReader:
         except (AttributeError, KeyError, TypeError, ValueError):
             raise Transient("RPC_ERROR", "a malformed log") from None
         return found
+
+    def _as_text(self, contracts: Sequence[bytes], topics: Sequence[bytes]) -> tuple[frozenset[str], frozenset[str]]:
+        """Both as the node writes them. Who asks for thousands block by block asks with the same objects."""
+        if self._wanted[0] is contracts and self._wanted[1] is topics:
+            return self._wanted[2], self._wanted[3]
+        addresses, first = frozenset(map(hex_of, contracts)), frozenset(map(hex_of, topics))
+        if isinstance(contracts, tuple) and isinstance(topics, tuple):
+            self._wanted = (contracts, topics, addresses, first)
+        return addresses, first
 
     async def receipt(self, tx_hash: bytes) -> Receipt | None:
         """As `Chain.receipt`."""

@@ -101,7 +101,7 @@ class Anvil:
             ws=f"ws://{place}" if ws else None,
             poll_interval_ms=poll_ms,
             confirmations=confirmations,
-            contracts=ContractSettings(**nobody),
+            contracts=ContractSettings.model_validate(nobody),
         )
         async with open_rpc(settings.rpc, expect_chain_id=CHAIN_ID, timeout=5) as rpc, trio.open_nursery() as nursery:
             chain = EvmChain(settings, Reader(rpc), _TARIFF)
