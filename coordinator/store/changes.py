@@ -190,11 +190,22 @@ def fired(job: Job, firing: Firing, at: int) -> Job:
 
 def touches_job(before: Task, after: Task) -> bool:
     """Whether a task's step means something for its job: `job_after`."""
-    return (after.executed_at is not None and before.executed_at is None) or bool(after.accepted and not before.accepted)
+    first_run, accepted = after.executed_at is not None and before.executed_at is None, after.accepted and not before.accepted
+    return first_run or bool(accepted) or _never_fired(before, after)
+
+
+def _never_fired(before: Task, after: Task) -> bool:
+    """The log that fired the task is gone: for the job it was none."""
+    return before.state is not after.state is TaskState.FAILED and after.reason == "EVENT_REORGANISED"
 
 
 def job_after(job: Job, before: Task, after: Task, at: int) -> Job:
-    """What a task's step means for its job: when it last ran, and what it cost once the committee accepted."""
+    """What a task's step means for its job: when it last ran, and what it cost once the committee accepted.
+
+    One that runs once fires again when what it ran for never was.
+    """
+    if _never_fired(before, after) and job.active and not job.recurring:
+        job = replace(job, spent=False, updated_at=at)
     if after.executed_at is not None and before.executed_at is None:
         job = replace(job, last_executed_at=max(after.executed_at, job.last_executed_at or 0), updated_at=at)
     if after.accepted and not before.accepted:

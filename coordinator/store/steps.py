@@ -236,7 +236,7 @@ def change(db: sqlite3.Connection, news: TaskChange, at: int) -> Task | None:
 def _tell_job(db: sqlite3.Connection, before: Task, after: Task, at: int) -> None:
     if (stored := job(db, after.job_id)) is not None:
         told = rules.job_after(stored, before, after, at)
-        rows.JOBS.update_only(db, told, ("job_cost_actual", "last_executed_at", "updated_at"))
+        rows.JOBS.update_only(db, told, ("job_cost_actual", "last_executed_at", "updated_at", "spent"))
 
 
 def _settle(db: sqlite3.Connection, settled_task: Task, settled: rules.Settlement, at: int) -> None:

@@ -51,7 +51,7 @@ def text_of(value: Trigger | Observation) -> str:
     return msgspec.json.encode(value).decode()
 
 
-@lru_cache(maxsize=65_536)  # many jobs have the same trigger: a million rows then share it
+@lru_cache(maxsize=4096)  # many jobs have the same trigger, and share it; a trigger may be long, so not too many are kept
 def trigger_of(text: str) -> Trigger:
     return _trigger.decode(text)
 
