@@ -209,7 +209,10 @@ class Coordinator:
         return answers
 
     async def _cancel_event(self, task_id: int) -> None:
-        await self.dispatcher.cancel(task_id, "EVENT_REORGANISED")
+        if await self.dispatcher.cancel(task_id, "EVENT_REORGANISED"):
+            task = await self._parts.store.task(task_id)
+            assert task is not None  # it was just changed
+            await self.ownership.job_changed(task.job_id)  # one that runs once is to be watched again
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until cancelled, then hands over. Each part is begun anew when it fails; none takes another down."""

@@ -136,6 +136,33 @@ async def test_a_task_whose_log_is_gone_is_cancelled_and_gets_no_further_attempt
         assert len(await world.attempts(task)) == 1
 
 
+async def test_a_job_that_runs_once_waits_for_the_next_log_when_its_own_is_gone(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await event_job(world, recurring=False)
+        for keeper in world.keepers:
+            keeper.behaviour = is_silent
+        world.ledger.emit(TARGET, [TOPIC, bytes(32)])
+        await world.until(lambda tasks: [t.state for t in tasks] == [S.DISPATCHED], job_id)
+        world.ledger.reorg(1, keep=False)
+        for _ in range(20):
+            world.ledger.mine()
+            await trio.sleep(1)
+        [gone] = await world.ended(job_id)
+        assert gone.reason == "EVENT_REORGANISED"
+        for keeper in world.keepers:
+            keeper.behaviour = executes
+        transaction = world.ledger.emit(TARGET, [TOPIC, bytes(32)])
+        tasks = await world.until(lambda tasks: tasks[-1].state is S.EXECUTED, job_id)
+        assert [getattr(t.observation, "transaction", None) for t in tasks[1:]] == [transaction]
+        world.ledger.emit(TARGET, [TOPIC, bytes(32)])
+        world.settle(tasks[-1].id)
+        await world.ended(job_id, 2)
+        await trio.sleep(10)
+        job = await world.store.job(job_id)
+        assert job is not None
+        assert (job.status, len(await world.tasks(job_id))) == (JobStatus.COMPLETED, 2)
+
+
 async def test_a_task_that_was_cancelled_is_dispatched_when_its_log_is_there_again(autojump_clock: MockClock) -> None:
     async with open_world() as world:
         job_id = await event_job(world)
