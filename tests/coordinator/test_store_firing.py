@@ -334,3 +334,20 @@ async def test_expired_jobs_are_taken_in_bites_and_let_their_followers_begin(sto
     assert await store.expire_jobs(0, START + 35, 2) == []
     assert some(await store.planned_job(161)).starts_at == START + 35
     assert some(await store.job(161)).owner == OWNER
+
+
+@pytest.mark.parametrize("recurring", [False, True])
+async def test_a_job_that_runs_once_fires_again_when_the_log_it_ran_for_is_gone(store: Store, recurring: bool) -> None:
+    job = await store.add_job(make_job(trigger=ON_EVENT, recurring=recurring, next_due=None))
+    first, second = make_event_task(job, 0), make_event_task(job, 1)
+    assert await store.fire([Firing(7, first, spent=not recurring)], START, FENCES) == [NEW]
+    gone = TaskChange(first.id, (S.FAILED,), reason="EVENT_REORGANISED")
+    assert await store.change(gone, START) is not None
+    stored = some(await store.job(7))
+    assert (stored.spent, stored.status) == (False, JobStatus.SCHEDULED)
+    assert await store.planned_job(7) is not None
+    assert await store.fire([Firing(7, second, spent=not recurring)], START, FENCES) == [NEW]
+    assert some(await store.job(7)).spent is not recurring
+    back = TaskChange(first.id, (S.CREATED,))
+    assert some(await store.change(back, START)).state is S.CREATED
+    assert {t.id for t in await store.open_tasks()} == {first.id, second.id}
