@@ -19,11 +19,12 @@ from consensus.messages import Authorisation, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A block: number, hash, and timestamp in UTC seconds."""
+    """A block: number, hash, timestamp in UTC seconds, and its parent's hash, empty where it is not known."""
 
     number: int
     hash: bytes
     timestamp: int
+    parent: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,19 +55,25 @@ class ChainFeed(Generic[T]):
         self._rewound = rewound
         self._seen: list[Head] = []
         self._taken_back: int | None = None  # to be told with the next batch
+        self._at_head = False  # the last batch ended in the newest block there was: the next one is worth waiting for
         self.rewound: int | None = None
         """As `EventFeed.rewound`."""
 
     async def next(self) -> tuple[Head, Sequence[T]]:
         """The confirmed head, once it moved, and what the blocks since the last call hold."""
         while True:
+            if self._at_head:
+                self._at_head = False
+                await self._wait()
             head = await self._confirmed()
             if head is not None and await self._rewind(head):
+                newest = head.number
                 if head.number >= self._next + self.batch_blocks:
                     head = await self._source.block(self._next + self.batch_blocks - 1)
                 if head is not None and head.number >= self._next:
                     found = await self._read(self._next, head)
                     self._next = head.number + 1
+                    self._at_head = head.number == newest
                     self._seen = [*self._seen[-_REMEMBERED + 1 :], head]
                     self.rewound, self._taken_back = self._taken_back, None
                     return head, found
@@ -85,6 +91,8 @@ class ChainFeed(Generic[T]):
         if not self._seen or head == self._seen[-1]:
             return True
         last = self._seen[-1]
+        if head.number == last.number + 1 and head.parent == last.hash:
+            return True
         found = head if head.number == last.number else await self._source.block(last.number)
         if found is not None and found.hash == last.hash:
             return True

@@ -45,6 +45,7 @@ class Pulse:
         self._changed = trio.Event()
         self._last: int | None = None  # the newest head that the socket told, or that was there when it opened
         self._doubted: int | None = None  # a head that it has not told so far
+        self._echo = False  # the last beat was a told head: the endpoint that is asked for it may be behind
         self.beats = 0
         self.connected = False
         """Whether heads are told by the socket now."""
@@ -116,7 +117,7 @@ class Pulse:
                     await self._subscribe(socket)
                 if answering.cancelled_caught:
                     raise _GaveUp("no answer to eth_subscribe")
-                self._last = self._doubted = None
+                self._last, self._doubted, self._echo = None, None, False
                 self.connected = True
                 log.info("head_subscription_open", chain=self._chain_id)
                 self._beat()  # for what came while it was away
@@ -134,7 +135,7 @@ class Pulse:
 
     async def _hear(self, socket: WebSocketConnection, head: Callable[[], Awaitable[Head]]) -> None:
         message: dict[str, Any] | None = None
-        with trio.move_on_after(SILENT_POLLS * self._poll_s):
+        with trio.move_on_after(self._poll_s * (1 if self._echo else SILENT_POLLS)):
             message = _decoded(await socket.get_message())
         if message is not None:
             told = message.get("params")
@@ -142,6 +143,11 @@ class Pulse:
             number = block.get("number") if isinstance(block, dict) else None
             if isinstance(number, str):
                 self._last, self._doubted = int(number, 16), None
+            self._echo = True
+            self._beat()
+            return
+        if self._echo:
+            self._echo = False
             self._beat()
             return
         try:

@@ -63,7 +63,8 @@ def head_of(block: Any) -> Head | None:
     if block is None:
         return None
     try:
-        return Head(int(block["number"], 16), bytes.fromhex(block["hash"][2:]), int(block["timestamp"], 16))
+        parent = bytes.fromhex(block["parentHash"][2:])
+        return Head(int(block["number"], 16), bytes.fromhex(block["hash"][2:]), int(block["timestamp"], 16), parent)
     except (KeyError, TypeError, ValueError):
         raise Transient("RPC_ERROR", "a malformed block") from None
 

@@ -182,6 +182,15 @@ async def test_a_chain_without_new_blocks_is_looked_at_seldom_and_does_not_beat(
         assert pulse.beats <= 4
 
 
+async def test_a_told_head_beats_twice_for_the_endpoint_that_is_asked_may_be_behind_the_one_that_tells() -> None:
+    node = Node()
+    async with pulsing(node, 0.5) as pulse:
+        await until(pulse, lambda: pulse.connected)
+        await beats_for(pulse, node.tell)
+        await beats_for(pulse, trio.lowlevel.checkpoint)
+        assert node.opened == 1
+
+
 async def test_when_nobody_can_look_either_the_waiters_are_woken_to_find_out() -> None:
     node = Node()
 
