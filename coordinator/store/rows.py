@@ -132,9 +132,9 @@ _PLANNED = (
     " FROM job_data WHERE is_planned = 1"
 )
 SELECT_PLANNED = (  # in the order in which they lie in the file, which is far quicker than that of their ids
-    _PLANNED + " AND shard = ?1 AND job_no > coalesce("  # noqa: S608 - our own words
-    "(SELECT job_no FROM job_data WHERE job_id = ?2 AND shard = ?1), ?3)"
-    " ORDER BY job_no LIMIT ?4"
+    _PLANNED + " AND shard = :shard AND job_no > coalesce("  # noqa: S608 - our own words
+    "(SELECT job_no FROM job_data WHERE job_id = :after AND shard = :shard), :otherwise)"
+    " ORDER BY job_no LIMIT :limit"
 )
 SELECT_PLANNED_JOB = _PLANNED + " AND job_id = ?"
 

@@ -86,7 +86,8 @@ class SqliteStore:
         return await self._db.write(write)
 
     async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
-        arguments = [shard, None, 0, limit] if after is None else [shard, str(after), _LAST, limit]
+        place = {"after": None, "otherwise": 0} if after is None else {"after": str(after), "otherwise": _LAST}
+        arguments = {"shard": shard, "limit": limit, **place}
         return await self._db.read(lambda db: steps.every(db, rows.SELECT_PLANNED, arguments, rows.planned_of))
 
     async def planned_job(self, job_id: int) -> Planned | None:
@@ -304,7 +305,7 @@ class SqliteStore:
 
 _LAST = 2**63 - 1  # what comes after a job that nobody knows: nothing
 _NEWEST_OF_JOB = "WHERE job_no = (SELECT job_no FROM job_data WHERE job_id = ?) ORDER BY task_no DESC LIMIT ?"
-_SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?1, ?2) ON CONFLICT DO UPDATE SET block = ?2"
+_SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT DO UPDATE SET block = excluded.block"
 _DROP_GAPS = (
     "DELETE FROM gaps WHERE (scope, began) IN"
     " (SELECT scope, began FROM gaps ORDER BY ended DESC, began DESC, scope DESC LIMIT -1 OFFSET ?)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,16 +27,17 @@ from coordinator.store.records import (
 )
 
 R = TypeVar("R")
+Arguments = Sequence[Any] | Mapping[str, Any]
 
 # --- reading
 
 
-def one(db: sqlite3.Connection, query: str, arguments: Sequence[Any], read: Callable[[Any], R]) -> R | None:
+def one(db: sqlite3.Connection, query: str, arguments: Arguments, read: Callable[[Any], R]) -> R | None:
     row = db.execute(query, arguments).fetchone()
     return None if row is None else read(row)
 
 
-def every(db: sqlite3.Connection, query: str, arguments: Sequence[Any], read: Callable[[Any], R]) -> list[R]:
+def every(db: sqlite3.Connection, query: str, arguments: Arguments, read: Callable[[Any], R]) -> list[R]:
     return [read(row) for row in db.execute(query, arguments)]
 
 
@@ -118,21 +119,22 @@ def complete(db: sqlite3.Connection, job_id: int, at: int) -> Job | None:
 
 EXPIRED = """
     SELECT job_id, expiration_time FROM job_data
-    WHERE shard = ?1 AND is_ended = 0 AND expiration_time < ?2 AND spent = 0 AND NOT (
+    WHERE shard = :shard AND is_ended = 0 AND expiration_time < :at AND spent = 0 AND NOT (
         is_active = 1 AND starts_at IS NOT NULL AND (
             trigger_kind = 'time' AND next_execution_timestamp IS NOT NULL
-            OR trigger_kind = 'event' AND expiration_time >= ?2 - ?4
+            OR trigger_kind = 'event' AND expiration_time >= :at - :grace
         )
     )
     UNION ALL
     SELECT job_id, expiration_time FROM job_data INDEXED BY finished_jobs
-    WHERE shard = ?1 AND is_ended = 0 AND spent = 1 AND open_tasks = 0
-    ORDER BY expiration_time, job_id LIMIT ?3
+    WHERE shard = :shard AND is_ended = 0 AND spent = 1 AND open_tasks = 0
+    ORDER BY expiration_time, job_id LIMIT :limit
 """
 
 
 def expiring(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
-    return every(db, EXPIRED, [shard, at, limit, rules.EVENT_GRACE_S], lambda row: int(row[0]))
+    arguments = {"shard": shard, "at": at, "limit": limit, "grace": rules.EVENT_GRACE_S}
+    return every(db, EXPIRED, arguments, lambda row: int(row[0]))
 
 
 def expire(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
@@ -253,7 +255,7 @@ def _count(db: sqlite3.Connection, tasks: Sequence[Task], step: int) -> None:
     """Kept as tasks move: counting a million of them for every scrape would not do."""
     counts = Counter((each.state, each.reason) for each in tasks)
     db.executemany(
-        "INSERT INTO task_counts VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET tasks = tasks + ?3",
+        "INSERT INTO task_counts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tasks = tasks + excluded.tasks",
         [(state, reason, step * number) for (state, reason), number in counts.items()],
     )
 

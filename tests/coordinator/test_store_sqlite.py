@@ -215,15 +215,15 @@ async def test_a_file_that_another_process_holds_is_tried_again_later(tmp_path: 
 @pytest.mark.parametrize(
     ("query", "arguments", "index"),
     [
-        (rows.SELECT_PLANNED, (3, "5", 0, 5), "planned_jobs"),
-        (steps.EXPIRED, (3, START, 5, 60), "jobs_by_end"),
-        (steps.EXPIRED, (3, START, 5, 60), "finished_jobs"),
+        (rows.SELECT_PLANNED, {"shard": 3, "after": "5", "otherwise": 0, "limit": 5}, "planned_jobs"),
+        (steps.EXPIRED, {"shard": 3, "at": START, "limit": 5, "grace": 60}, "jobs_by_end"),
+        (steps.EXPIRED, {"shard": 3, "at": START, "limit": 5, "grace": 60}, "finished_jobs"),
         (rows.TASKS.select + " WHERE is_open = 1 AND shard IN (?)", (3,), "open_tasks"),
         (steps.FIREABLE, ("3",), "sqlite_autoindex_job_data_1"),
     ],
 )
 async def test_what_is_asked_often_is_answered_from_an_index(
-    tmp_path: Path, query: str, arguments: tuple[str | int, ...], index: str
+    tmp_path: Path, query: str, arguments: steps.Arguments, index: str
 ) -> None:
     async with open_store(tmp_path / "store.db"):
         with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as db:
