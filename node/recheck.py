@@ -35,6 +35,7 @@ _EVENT_PATIENCE_S = 5.0  # the coordinator's RPC may be some blocks ahead of thi
 _CONDITION_PATIENCE_S = 5.0  # a source may hiccup; longer, and it is no longer the moment that fired
 _LOOK_AGAIN_S = 0.5
 _READ_AGAIN_S = 3.0  # attesters look again each second: a source is not asked as often for one task
+_SEEN = 4096  # firings whose log's block is remembered
 _READ = 1024  # tasks whose condition was read and is remembered
 
 
@@ -84,6 +85,7 @@ class Recheck:
         self._chains = chains
         self._reader = reader
         self._compute = compute
+        self._blocks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
         self._read: OrderedDict[tuple[int, bytes], tuple[float, Failed | Transient | None]] = OrderedDict()
 
     async def look(self, task: Task, job: JobSpec) -> None:
@@ -97,9 +99,9 @@ class Recheck:
         match trigger:
             case OnEvent():
                 assert isinstance(task.observation, LogSeen)  # names() has seen to it
-                await self._event(job, trigger, task.observation)
+                self._remember(_key(task), await self._event(job, trigger, task.observation))
             case OnCondition():
-                await self._condition_now_and_then((task.task_id, task.authorisation.spec), trigger)
+                await self._condition_now_and_then(_key(task), trigger)
             case _:
                 if not schedules.is_due(trigger, trigger_id, created_at=job.created_at, time_frame=job.time_frame):
                     raise Failed("NOT_DUE", "the second is not one of the job's")
@@ -119,7 +121,8 @@ class Recheck:
         if not isinstance(job.trigger, OnEvent):
             return
         try:
-            await self.look(task, job)
+            if not await self._where_it_was(task, job.trigger):
+                await self.look(task, job)
         except (Failed, Transient) as error:
             if error.code in ("EVENT_NOT_FOUND", "EVENT_MISMATCH"):  # it may come back, until the deadline
                 raise Transient("EVENT_REORGANISED", error.detail) from None
@@ -127,7 +130,8 @@ class Recheck:
 
     # events
 
-    async def _event(self, job: JobSpec, trigger: OnEvent, seen: LogSeen) -> None:
+    async def _event(self, job: JobSpec, trigger: OnEvent, seen: LogSeen) -> bytes:
+        """The hash of the log's block."""
         chain = self._chains.get(trigger.chain_id)
         if chain is None:
             raise Transient("EVENT_NOT_FOUND", f"this keeper does not serve chain {trigger.chain_id}")
@@ -151,6 +155,21 @@ class Recheck:
             if lies < chain.confirmations:
                 raise Transient("EVENT_NOT_FOUND", error.detail) from None
             raise
+        return block.hash
+
+    def _remember(self, key: tuple[int, bytes], block_hash: bytes) -> None:
+        self._blocks.pop(key, None)
+        self._blocks[key] = block_hash
+        while len(self._blocks) > _SEEN:
+            self._blocks.popitem(last=False)
+
+    async def _where_it_was(self, task: Task, trigger: OnEvent) -> bool:
+        """Whether the log lies in the very block in which it was checked: then there is nothing to check anew."""
+        chain, seen = self._chains.get(trigger.chain_id), task.observation
+        if chain is None or not isinstance(seen, LogSeen):
+            return False
+        checked, receipt = self._blocks.get(_key(task)), await chain.receipt(seen.transaction)
+        return checked is not None and receipt is not None and receipt.block_hash == checked
 
     # conditions
 
@@ -193,6 +212,11 @@ class Recheck:
         if not truth:
             never = all(isinstance(source, StaticSource) for source in wanted)
             raise (Failed if never else Transient)("CONDITION_NOT_MET", "" if problems else ", ".join(map(str, known))[:200])
+
+
+def _key(task: Task) -> tuple[int, bytes]:
+    """A firing, and the JobSpec by which it was checked."""
+    return task.task_id, task.authorisation.spec
 
 
 def _anew(error: Failed | Transient) -> Failed | Transient:

@@ -137,11 +137,18 @@ async def test_a_log_that_a_reorganisation_took_is_not_paid_for(autojump_clock: 
     scene = Scene()
     await trio.sleep(5)
     seen = scene.transfer()
+    await scene.look(seen)
+    await scene.recheck.still(scene.task(seen), scene.spec())
     [sending] = scene.ledger.reorg(1, keep=False)
     with pytest.raises(Transient, match="EVENT_REORGANISED"):
         await scene.recheck.still(scene.task(seen), scene.spec())
     scene.ledger.submit(sending)
     await scene.recheck.still(scene.task(seen), scene.spec())
+    await trio.sleep(200)  # in another block, which is not of the job's life any more
+    [sending] = scene.ledger.reorg(1, keep=False)
+    scene.ledger.submit(sending)
+    with pytest.raises(Transient, match="EVENT_REORGANISED"):
+        await scene.recheck.still(scene.task(seen), scene.spec())
 
 
 async def test_an_rpc_that_is_away_tells_nothing(autojump_clock: MockClock) -> None:
