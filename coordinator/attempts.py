@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -39,6 +40,7 @@ _TIMED = frozenset({1, 2, 7})  # the hub asks of these that their second was in 
 _CONFIRM_POLL_S = 1.0
 _ALONE_LOOK_S = 10.0
 _SHARED_LOOK_S = 1.0  # another coordinator's news come through the store only
+_LOOKS = 500  # of all tasks together a second, so that thousands in hand do not keep the store busy
 _WITNESSES = 2  # keepers who must call a task hopeless before it is: one alone could be lying
 
 
@@ -109,6 +111,7 @@ class Attempts:
         self._ended = ended
         self._alone = alone
         self._on_published = on_published
+        self._waiting = 0
 
     async def drive(self, task_id: int) -> None:
         """Returns once the task has executed or ended. Raises `Transient` when store or chain are away: call again."""
@@ -290,8 +293,12 @@ class Attempts:
             now = self._clock.now()
             if now >= until:
                 return False
-            look = min(until, now + (_ALONE_LOOK_S if self._alone() else _SHARED_LOOK_S))
-            await first_of(news.wait, lambda: self._clock.sleep_until(look))  # noqa: B023 - awaited before it changes
+            look = min(until, now + (_ALONE_LOOK_S if self._alone() else max(_SHARED_LOOK_S, self._waiting / _LOOKS)))
+            self._waiting += 1
+            try:
+                await first_of(news.wait, partial(self._clock.sleep_until, look))
+            finally:
+                self._waiting -= 1
 
     async def _nothing_executed(self, task: Task, attempt: Attempt) -> bool:
         """After the deadline: whether the chain says, or its silence means, that this attempt has executed nothing."""

@@ -139,6 +139,7 @@ class Monitor:
         self._operators: dict[int, bytes] = {}
         self._awaiting: dict[int, int] = {}
         self._lost: set[int] = set()
+        self._rewound = trio.Event()
         self.head: Head | None = None
         """Last head whose events are in the store."""
 
@@ -165,18 +166,19 @@ class Monitor:
         # What a reorganisation changed while nobody looked is told again: known effects change nothing.
         async with trio.open_nursery() as nursery, self._chain.follow(max(1, checkpoint + 1 - REWIND_BLOCKS)) as feed:
             nursery.start_soon(self._watch_rounds)
-            await self._look_back()
+            nursery.start_soon(self._look_back)
             await self._follow(feed)
 
     async def _follow(self, feed: EventFeed) -> None:
-        stale, gone = False, False
+        stale = False
         read: tuple[Head, Sequence[ChainEvent]] | None = None  # not in the store yet: the feed tells nothing twice
         while True:
             try:
                 if read is None:
                     read = await feed.next()
                     stale = stale or any(isinstance(e, RegistryChanged) for e in read[1])
-                    gone = gone or feed.rewound is not None
+                    if feed.rewound is not None:
+                        self._rewound.set()
                 if stale:
                     await self._read_operators()  # before what they are named in
                 await self._record(*read)
@@ -185,9 +187,6 @@ class Monitor:
                     await self._observer.refresh()
                     stale = False
                     self._signals.notify(("keepers", self.chain_id))
-                if gone:
-                    await self._look_back()
-                    gone = False
             except Transient as error:
                 log.warning("chain_or_store_unavailable", code=error.code, detail=error.detail, chain=self.chain_id)
                 await trio.sleep(_RETRY_S)
@@ -256,10 +255,21 @@ class Monitor:
     # --- what the chain took back, and what it never settled
 
     async def _look_back(self) -> None:
-        """After a reorganisation: executions that are no longer on the chain are at their keepers again. Raises `Transient`."""
-        for task_id in list(self._awaiting):
-            if await self._chain.execution(task_id) is None:
-                await self._take_back(task_id)
+        """At the start, and after each reorganisation: executions that are no longer on the chain are at their keepers again.
+
+        A question to the chain for each task that waits for its certificate; the events that follow do not wait for it.
+        """
+        while True:
+            self._rewound = trio.Event()
+            try:
+                for task_id in list(self._awaiting):
+                    if await self._chain.execution(task_id) is None:
+                        await self._take_back(task_id)
+            except Transient as error:
+                log.warning("chain_or_store_unavailable", code=error.code, detail=error.detail, chain=self.chain_id)
+                await trio.sleep(_RETRY_S)
+            else:
+                await self._rewound.wait()
 
     async def _take_back(self, task_id: int) -> None:
         self._awaiting.pop(task_id, None)
