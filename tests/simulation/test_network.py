@@ -19,12 +19,13 @@ from coordinator.app import Coordinator, Parts
 from coordinator.attempts import DispatchPolicy
 from coordinator.definitions.posted import Posted
 from coordinator.store.memory import MemoryStore
-from coordinator.store.records import JobStatus, Task
+from coordinator.store.records import JobStatus, KeeperRecord, Task
 from coordinator.streams.memory import MemoryServer, MemoryStreams
 from node.infra.chain_memory import MemoryChain
 from node.infra.compute import inline
 from node.infra.observe import Observer, Registry
 from node.infra.secret import Secret
+from tests.coordinator.told import Told
 from tests.simulation.test_keepers import lying
 from tests.simulation.test_triggers import ABOVE, PRICE, on_transfer, transfer
 from tests.simulation.world import ARGUMENTS, DISPATCHER, FUNCTION, OWNER, TARGET, World, open_world
@@ -38,6 +39,7 @@ class Platform:
 
     store: MemoryStore = field(default_factory=MemoryStore)
     server: MemoryServer = field(default_factory=MemoryServer)
+    told: Told = field(default_factory=Told)
 
 
 @asynccontextmanager
@@ -53,7 +55,7 @@ async def coordinating(world: World, platform: Platform) -> AsyncIterator[Coordi
             instance="coordinator",
             network=world.mesh.join("coordinator", gate=registry.may_publish),
             sources=world.readings,
-            alerts=Alerts(platform.store, world.clock),
+            alerts=Alerts(platform.store, world.clock, telegram=platform.told, mail=platform.told),
             observers={world.ledger.domain.chain_id: observer},
             registry=registry,
             dispatcher_key=Secret(DISPATCHER),
@@ -204,3 +206,42 @@ async def test_event_and_condition_jobs_with_one_lying_and_one_gone(autojump_clo
         assert Counter((t.state, t.reason) for t in crossed) == {(TaskState.COMPLETED, ""): 10}
         assert sorted(t.trigger_id for t in crossed) == list(range(1, 11))
         assert len(world.ledger.calls) == 20
+
+
+async def test_a_keeper_that_dies_is_told_once_through_restarts_of_the_coordinator(autojump_clock: MockClock) -> None:
+    async with open_world(4) as world:
+        for resident in world.residents:
+            await world.start(resident)
+        platform, mortal = Platform(), world.residents[0]
+        chain_id = world.ledger.domain.chain_id
+        async with coordinating(world, platform):
+            await trio.sleep(150)  # of check-ins
+            await platform.store.save_keeper_form(KeeperRecord(chain_id, mortal.address, chat_id="42"))
+            world.kill(mortal)
+            await trio.sleep(300)
+        for _ in range(5):
+            world.mesh.leave("coordinator")
+            async with coordinating(world, platform):
+                await trio.sleep(300)
+        assert [s.rpartition(" ")[2] for s in platform.told.to("42")] == ["offline"]
+        world.mesh.leave("coordinator")
+        async with coordinating(world, platform):
+            await world.start(mortal)
+            await trio.sleep(120)
+        assert [s.rpartition(" ")[2] for s in platform.told.to("42")] == ["offline", "again"]
+
+
+async def test_an_owner_hears_that_a_job_fails(autojump_clock: MockClock) -> None:
+    async with open_world(6) as world:
+        for resident in world.residents:
+            await world.start(resident)
+        platform = Platform()
+        world.ledger.fail_target(TARGET)
+        async with coordinating(world, platform) as coordinator:
+            job_id = await post(world, coordinator, interval=30, time_frame=120)
+            await platform.store.set_email(OWNER, "owner@example.org", 0)
+            tasks = await ended(world, platform.store, job_id)
+            await trio.sleep(30)
+        assert {t.reason for t in tasks} == {"INNER_CALL_FAILED"}
+        [subject] = platform.told.to("owner@example.org")
+        assert subject == "TriggerX: job simulated fails"
