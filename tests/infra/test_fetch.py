@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import ssl
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -91,6 +93,57 @@ async def test_half_an_answer_is_none(web: Web, fetcher: Fetcher):
 
     web.replies["/"] = hangs_up
     assert await code_of(fetcher, f"{web.url}/") == (Transient, "SOURCE_UNREACHABLE")
+
+
+async def test_a_kept_connection_that_the_server_has_closed_is_not_used(web: Web, fetcher: Fetcher):
+    async def once(stream: trio.abc.Stream) -> None:
+        await stream.send_all(reply(b"1"))
+        await trio.aclose_forcefully(stream)
+
+    web.replies["/"] = once
+    for _ in range(3):
+        assert await fetcher.get(f"{web.url}/") == b"1"
+        await trio.testing.wait_all_tasks_blocked(0.01)  # the end of the connection has arrived
+    assert web.connections == 3
+
+
+async def test_a_connection_is_not_used_again_after_half_an_answer(web: Web, fetcher: Fetcher):
+    web.replies |= {"/long": reply(b"x" * 5000), "/": reply(b"1")}
+    assert await code_of(fetcher, f"{web.url}/long") == (Failed, "SOURCE_UNUSABLE")
+    assert await fetcher.get(f"{web.url}/") == b"1"
+    assert web.connections == 2
+
+
+async def test_connections_that_are_kept_are_few_and_closed_at_the_end():
+    async with contextlib.AsyncExitStack() as stack:
+        webs = [await stack.enter_async_context(open_web()) for _ in range(80)]
+        async with open_fetcher(FetchSettings(allow=tuple(web.place for web in webs))) as fetcher:
+            for web in webs:
+                web.replies["/"] = reply(b"1")
+                assert await fetcher.get(f"{web.url}/") == b"1"
+            kept = fetcher._connections._idle
+            assert len(kept) == 64
+            assert await fetcher.get(f"{webs[-1].url}/") == b"1"
+            assert webs[-1].connections == 1
+            assert await fetcher.get(f"{webs[0].url}/") == b"1"
+            assert webs[0].connections == 2
+        assert not kept
+
+
+async def test_a_cancelled_request_leaves_its_connection_to_nobody(web: Web, fetcher: Fetcher):
+    arrived = trio.Event()
+
+    async def never(stream: trio.abc.Stream) -> None:
+        arrived.set()
+        await trio.sleep_forever()
+
+    web.replies |= {"/never": never, "/": reply(b"1")}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetcher.get, f"{web.url}/never")
+        await arrived.wait()
+        nursery.cancel_scope.cancel()
+    assert await fetcher.get(f"{web.url}/") == b"1"
+    assert web.connections == 2
 
 
 async def test_an_endless_answer_ends_at_the_limit_of_its_size(web: Web, fetcher: Fetcher):

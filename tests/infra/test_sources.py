@@ -11,10 +11,12 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
-from wsproto.events import BytesMessage
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, Request
 
 from consensus.conditions import ApiSource, BalanceSource, OracleSource, StaticSource, WebSocketSource
 from consensus.errors import Failed, Transient
@@ -22,6 +24,7 @@ from node.infra.fetch import open_fetcher
 from node.infra.settings import FetchSettings
 from node.infra.sources import Heard, Sources, parse_answer
 from node.infra.sources.answers import Answer
+from node.infra.sources.websockets import _Connection
 from tests.infra.web import Web, open_web, redirect, reply
 
 Handler = Callable[[object], Awaitable[None]]
@@ -377,3 +380,30 @@ async def test_websockets_into_the_private_network_are_refused(sources: Sources)
 
 def test_an_answer_is_a_value():
     assert Answer({"a": "1"}).number("a") == 1
+
+
+@given(
+    st.binary(max_size=300)
+    | st.lists(st.sampled_from([b"\x81\x01", b"1", b"\x01\x00", b"\x80\x00", b"\x89\x00", b"\x8a\x00"])).map(b"".join)
+)
+async def test_any_bytes_after_the_handshake_end_in_a_named_error(sent: bytes):
+    client, server = trio.testing.memory_stream_pair()
+    taken: list[str | bytes] = []
+
+    async def take(message: str | bytes) -> None:
+        taken.append(message)
+
+    async def serve() -> None:
+        protocol = WSConnection(ConnectionType.SERVER)
+        while not any(isinstance(event, Request) for event in protocol.events()):
+            protocol.receive_data(bytes(await server.receive_some()))
+        await server.send_all(protocol.send(AcceptConnection()) + sent)
+        await server.send_eof()
+
+    connection = _Connection(client, "a.example:443", 1024, take)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        with pytest.raises((Transient, Failed)):  # noqa: PT012 - either of them may meet the bytes
+            await connection.open("a.example", "/")
+            await connection.run()
+    assert all(len(message) <= 1024 for message in taken)
