@@ -19,7 +19,7 @@ from tests.coordinator.world import World, executes, is_silent, open_world
 
 S = TaskState
 
-UPKEEP = {"touch_shards", "expire_jobs", "keepers", "keeper_records", "save_keeper", "job_counts", "task_counts"}
+UPKEEP = {"touch_shards", "expire_jobs", "keepers", "keeper_records", "save_keeper", "save_checkpoints", "alerts"}
 """Calls that come and go with time, whatever there is to do: none of a task's steps is among them."""
 
 
