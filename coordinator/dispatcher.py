@@ -152,8 +152,8 @@ class Dispatcher:
     async def hand_over(self) -> None:
         """At a graceful end, once `run` is over: what was held goes back to the queue at once. Raises `Transient`."""
         held = [entry for entry in self._left.values() if entry is not None]
+        await self._streams.done([*held, *self._finished])  # first: what is in the queue it does not take twice
         await self._streams.push([(entry.task_id, entry.priority) for entry in held])
-        await self._streams.done([*held, *self._finished])
 
     # --- the queue
 
