@@ -170,7 +170,8 @@ class MemoryStreams:
     async def orphans(self, idle_s: float, limit: int) -> Sequence[Entry]:
         data = await self._server.reach(self._instance)
         now = trio.current_time()
-        idle = [held for held in data.held.values() if now - held.since >= idle_s]
+        dead = {name for name, until in data.alive.items() if until <= now and name != self._instance}
+        idle = [held for held in data.held.values() if now - held.since >= idle_s or held.consumer in dead]
         idle.sort(key=lambda held: held.entry.priority)
         for held in idle[:limit]:
             held.consumer, held.since = self._instance, now
@@ -211,7 +212,7 @@ class MemoryStreams:
 
     async def leave(self, instance: str) -> None:
         data = await self._server.reach(self._instance)
-        data.alive.pop(instance, None)
+        data.alive[instance] = trio.current_time()
 
     async def announce(self, job_id: int) -> None:
         await self._server.reach(self._instance)

@@ -69,9 +69,9 @@ class Streams(Protocol):
         ...
 
     async def orphans(self, idle_s: float, limit: int) -> Sequence[Entry]:
-        """Takes over what nobody has kept or done for so long (XAUTOCLAIM), the highest priority first.
+        """Takes over what nobody has kept or done for so long, and at once what an instance holds that lives no more (`beat`).
 
-        That may be what this consumer was sent and never got: a `take` cut short in the last moment.
+        It may be what this consumer was sent and never got: a `take` cut short in the last moment.
         """
         ...
 

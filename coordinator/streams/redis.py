@@ -162,7 +162,7 @@ class RedisStreams:
 
     async def orphans(self, idle_s: float, limit: int) -> Sequence[Entry]:
         args = (_GROUP, self._instance, round(idle_s * 1000), limit, _FORGET_MS)
-        return _entries(await self._run(scripts.ORPHANS, self._streams, args))
+        return _entries(await self._run(scripts.ORPHANS, [*self._streams, self._instances], args))
 
     async def backlog(self) -> int:
         return int(await self._run(scripts.BACKLOG, self._streams, [_GROUP]))
@@ -180,11 +180,11 @@ class RedisStreams:
         await self._run(scripts.RELEASE, [self._lease(name)], [token])
 
     async def beat(self, instance: str, ttl_s: float) -> frozenset[str]:
-        alive = await self._run(scripts.BEAT, [self._instances], [instance, round(ttl_s * 1000)])
+        alive = await self._run(scripts.BEAT, [self._instances], [instance, round(ttl_s * 1000), _FORGET_MS])
         return frozenset(name.decode() for name in alive)
 
     async def leave(self, instance: str) -> None:
-        await self._call(self._call.client.zrem, self._instances, instance)
+        await self._run(scripts.BEAT, [self._instances], [instance, 0, _FORGET_MS])
 
     def _lease(self, name: str) -> str:
         return f"{self._prefix}:lease:{name}"

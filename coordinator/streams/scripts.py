@@ -47,8 +47,25 @@ return taken
 
 ORPHANS: Final = """
 local group, consumer, idle, limit, forget = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local taken = {}
-for level = 1, #KEYS do
+for level = 1, #KEYS - 1 do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[level], group)
+  for _, fields in ipairs(consumers.err and {} or consumers) do
+    local of = {}
+    for i = 1, #fields, 2 do of[fields[i]] = fields[i + 1] end
+    local until_ = of.name ~= consumer and redis.call('ZSCORE', KEYS[#KEYS], of.name)
+    if of.name ~= consumer and of.pending == 0 and of.idle > forget then
+      redis.call('XGROUP', 'DELCONSUMER', KEYS[level], group, of.name)
+    elseif until_ and tonumber(until_) <= now and of.pending > 0 and limit > #taken then
+      for _, held in ipairs(redis.call('XPENDING', KEYS[level], group, '-', '+', limit - #taken, of.name)) do
+        for _, entry in ipairs(redis.call('XCLAIM', KEYS[level], group, consumer, 0, held[1])) do
+          if entry and entry[2] then taken[#taken + 1] = {level, entry[1], entry[2][2]} end
+        end
+      end
+    end
+  end
   local cursor = '0-0'
   repeat
     local left = limit - #taken
@@ -60,20 +77,11 @@ for level = 1, #KEYS do
       if entry and entry[2] then taken[#taken + 1] = {level, entry[1], entry[2][2]} end
     end
   until cursor == '0-0'
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[level], group)
-  if not consumers.err then
-    for _, fields in ipairs(consumers) do
-      local of = {}
-      for i = 1, #fields, 2 do of[fields[i]] = fields[i + 1] end
-      if of.name ~= consumer and of.pending == 0 and of.idle > forget then
-        redis.call('XGROUP', 'DELCONSUMER', KEYS[level], group, of.name)
-      end
-    end
-  end
 end
 return taken
 """
-"""Takes over what is idle for so long (ms); consumers that hold nothing and said nothing for `forget` ms are forgotten."""
+"""KEYS: the streams, and the instances of `BEAT`. Takes over what is idle for so long (ms), and all that those hold whose time
+is over. Consumers that hold nothing and said nothing for `forget` ms are forgotten."""
 
 KEEP: Final = """
 local group, consumer = ARGV[1], ARGV[2]
@@ -136,7 +144,7 @@ BEAT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-return redis.call('ZRANGE', KEYS[1], 0, -1)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 """
-"""KEYS: the sorted set of instances by the millisecond until which they live."""
+"""KEYS: the sorted set of instances by the millisecond until which they live; kept for ARGV[3] ms after it."""

@@ -164,6 +164,24 @@ async def test_what_is_kept_is_no_orphan(here, there):
     assert ids(over) == [left.task_id]
 
 
+async def test_what_a_dead_instance_holds_is_taken_over_at_once(here, there, server):
+    await here.beat("here", 3600)
+    await there.beat("there", 3600)
+    async with server.open("third") as third:  # which never beats: nobody can say that it is dead
+        await here.push([(1, 2), (2, 1), (3, 3), (4, 3)])
+        await here.take(2)
+        await third.take(1)
+        assert await there.orphans(3600, 10) == []
+        await here.leave("here")
+        assert sorted(ids(await there.orphans(3600, 10))) == [1, 2]
+        assert await there.orphans(3600, 10) == []
+        assert ids(await there.take(10)) == [4]
+        await here.beat("here", 3600)
+        await here.push([(5, 1)])
+        await here.take(1)
+        assert await there.orphans(3600, 10) == []
+
+
 async def test_orphans_are_found_behind_many_that_are_kept(here, there):
     await here.push([(task, 2) for task in range(300)])
     entries = await here.take(300)
