@@ -48,7 +48,7 @@ class Connections:
                 try:
                     yield response
                 finally:
-                    with trio.move_on_after(_CLOSE_S, shield=True):
+                    with trio.CancelScope(deadline=trio.current_time() + _CLOSE_S, shield=True):
                         await response.aclose()
             finally:
                 if connection.is_idle() and not connection.is_closed():
@@ -121,5 +121,5 @@ class Guarded(httpcore.AsyncNetworkBackend):
 
 
 async def _close(connection: httpcore.AsyncHTTPConnection) -> None:
-    with trio.move_on_after(_CLOSE_S, shield=True):
+    with trio.CancelScope(deadline=trio.current_time() + _CLOSE_S, shield=True):
         await connection.aclose()
