@@ -166,8 +166,8 @@ def _recovered(name: str, told_at: int | None, now: float) -> Notice:
 
 
 def part_rows(states: Mapping[str, PartState]) -> Sequence[dict[str, object]]:
-    """For GET /api/health."""
+    """For GET /api/health, which is open to all: `why` is the code alone, since details may name hosts."""
     return [
-        {"part": name, "up": state.up, "since": utc(state.since), **({"why": state.why} if state.why else {})}
+        {"part": name, "up": state.up, "since": utc(state.since), **({"why": state.why.partition(":")[0]} if state.why else {})}
         for name, state in sorted(states.items())
     ]
