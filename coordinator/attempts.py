@@ -17,14 +17,14 @@ import structlog
 from consensus import ecdsa
 from consensus.codec import keccak
 from consensus.lifecycle import PERFORMER_FAULTS, REASONS, UNEXECUTED, TaskState
-from consensus.messages import Authorisation, Uint256, spec_digest
+from consensus.messages import Authorisation, JobSpec, Uint256, spec_digest
 from consensus.messages import Task as TaskMessage
 from coordinator.line import Line
 from coordinator.news import Teller
 from coordinator.scoring import Need, Standing
 from coordinator.signals import Signals, first_of
 from coordinator.store.port import Store
-from coordinator.store.records import Attempt, Job, Task, TaskChange
+from coordinator.store.records import Attempt, Called, Job, Task, TaskChange
 from node.infra.chain import Chain
 from node.infra.clock import Clock
 from node.infra.secret import Secret
@@ -178,7 +178,9 @@ class Attempts:
         if job is None or not job.active:
             await self._fail(task, "JOB_INACTIVE")
             return
-        max_fee = await chain.quote(job.security, job.target.gas_limit)
+        called = await self._store.called(task.id) or job.called  # what fired, though its owner has changed the job since
+        level = JobSpec.decode(called.spec).level
+        max_fee = await chain.quote(level, called.gas_limit)
         balance = await chain.balance(job.owner)
         if balance < max_fee:
             await self._fail(task, "INSUFFICIENT_BALANCE", f"{balance} wei deposited, up to {max_fee} are needed")
@@ -187,9 +189,9 @@ class Attempts:
         if job.definition not in _TIMED and opens > job.expires_at:
             await self._fail(task, "JOB_INACTIVE", "the job expired before a keeper could execute it")
             return
-        authorisation = self._authorisation(task, job, len(attempts) + 1, keeper, max_fee, opens)
+        authorisation = self._authorisation(task, job, called, level, len(attempts) + 1, keeper, max_fee, opens)
         signature = ecdsa.sign(self._key.reveal(), chain.domain.hub_digest(authorisation.struct_hash()))
-        message = TaskMessage(task.chain_id, authorisation, signature, job.spec, task.trace_id, task.observation).encode()
+        message = TaskMessage(task.chain_id, authorisation, signature, called.spec, task.trace_id, task.observation).encode()
         attempt = Attempt(
             task_id=task.id,
             number=authorisation.attempt,
@@ -207,19 +209,21 @@ class Attempts:
         if after is not None:
             self._teller.tell("retry" if attempts else "dispatched", after)
 
-    def _authorisation(self, task: Task, job: Job, number: int, keeper: Standing, max_fee: int, opens: int) -> Authorisation:
+    def _authorisation(
+        self, task: Task, job: Job, called: Called, level: int, number: int, keeper: Standing, max_fee: int, opens: int
+    ) -> Authorisation:
         deadline = opens + math.ceil(self._policy.window)
         return Authorisation(
             job_id=Uint256(job.id),
             trigger_id=Uint256(task.trigger_id),
             attempt=number,
             performer=keeper.address,
-            spec=spec_digest(job.spec),
+            spec=spec_digest(called.spec),
             target=job.target.contract,
-            selector=job.target.call[:4],
-            call_hash=keccak(job.target.call),
-            gas_limit=job.target.gas_limit,
-            level=job.security,
+            selector=called.call[:4],
+            call_hash=keccak(called.call),
+            gas_limit=called.gas_limit,
+            level=level,
             max_fee=Uint256(max_fee),
             not_before=opens,
             deadline=deadline if job.definition in _TIMED else min(deadline, job.expires_at),

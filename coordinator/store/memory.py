@@ -17,6 +17,7 @@ from coordinator.store.records import (
     SHARDS,
     ApiKey,
     Attempt,
+    Called,
     Fired,
     Firing,
     Gap,
@@ -45,6 +46,7 @@ class MemoryStore:
         self._by_job: dict[int, list[int]] = {}
         self._open: dict[int, None] = {}
         self._open_of_job: Counter[int] = Counter()
+        self._former: dict[int, list[tuple[int, Called]]] = {}  # by job: of the tasks up to that place
         self._attempts: dict[int, list[Attempt]] = {}
         self._checkpoints: dict[str, int] = {}
         self._keys: dict[bytes, ApiKey] = {}
@@ -119,7 +121,13 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         stored = self._jobs.get(job.id)
         after = rules.updated(stored, job) if stored is not None else None
-        return self._put(after) if after is not None else None
+        if stored is None or after is None:
+            return None
+        if not self._open_of_job[job.id]:
+            self._former.pop(job.id, None)
+        elif stored.called != after.called:
+            self._former.setdefault(job.id, []).append((len(self._by_job[job.id]), stored.called))
+        return self._put(after)
 
     async def complete_job(self, job_id: int, at: int) -> Job | None:
         await trio.lowlevel.checkpoint()
@@ -154,6 +162,14 @@ class MemoryStore:
 
     async def task(self, task_id: int) -> Task | None:
         return await _now(self._tasks.get(task_id))
+
+    async def called(self, task_id: int) -> Called | None:
+        await trio.lowlevel.checkpoint()
+        if (task := self._tasks.get(task_id)) is None:
+            return None
+        place = self._by_job[task.job_id].index(task_id)
+        former = (called for until, called in self._former.get(task.job_id, ()) if place < until)
+        return next(former, self._jobs[task.job_id].called)
 
     async def tasks_of_job(self, job_id: int, limit: int) -> Sequence[Task]:
         return [self._tasks[i] for i in await self.task_ids_of_job(job_id, limit)]

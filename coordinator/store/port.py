@@ -8,6 +8,7 @@ from typing import Protocol
 from coordinator.store.records import (
     ApiKey,
     Attempt,
+    Called,
     Fired,
     Firing,
     Gap,
@@ -118,6 +119,11 @@ class Store(Protocol):
         ...
 
     async def task(self, task_id: int) -> Task | None: ...
+
+    async def called(self, task_id: int) -> Called | None:
+        """What an open task executes: its job as it was when the task fired, whatever its owner has changed since. None when
+        there is no such task."""
+        ...
 
     async def tasks_of_job(self, job_id: int, limit: int) -> Sequence[Task]:
         """The newest `limit` tasks, oldest first."""

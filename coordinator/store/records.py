@@ -97,6 +97,15 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """What a task executes: the bytes of its JobSpec, the calldata, and the gas for it."""
+
+    spec: bytes
+    call: bytes
+    gas_limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as posted and checked against the chain. `spec` are the bytes of its JobSpec, which keepers are sent.
 
@@ -167,6 +176,11 @@ class Job:
             trace_id=self.trace_id,
             revision=self.revision,
         )
+
+    @property
+    def called(self) -> Called:
+        """What a task that fires now executes."""
+        return Called(self.spec, self.target.call, self.target.gas_limit)
 
     @property
     def shard(self) -> int:

@@ -385,4 +385,15 @@ MIGRATIONS = (
     CREATE INDEX gaps_by_end ON gaps (ended, began, scope);
     CREATE TABLE alerts (subject TEXT PRIMARY KEY, text TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    # what tasks execute that fired before their job was changed: those up to `last_task_no`, and after the row's before
+    """
+    CREATE TABLE former_calls (
+        job_no INTEGER NOT NULL REFERENCES job_data (job_no),
+        last_task_no INTEGER NOT NULL,
+        spec BLOB NOT NULL,
+        call BLOB NOT NULL,
+        gas_limit INTEGER NOT NULL,
+        PRIMARY KEY (job_no, last_task_no)
+    );
+    """,
 )

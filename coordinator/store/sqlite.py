@@ -14,6 +14,7 @@ from coordinator.store.port import Fences
 from coordinator.store.records import (
     ApiKey,
     Attempt,
+    Called,
     Fired,
     Firing,
     Gap,
@@ -118,7 +119,7 @@ class SqliteStore:
         def update(db: sqlite3.Connection) -> Job | None:
             stored = steps.job(db, job.id)
             after = rules.updated(stored, job) if stored is not None else None
-            return steps.replace_job(db, after) if after is not None else None
+            return steps.replace_job(db, stored, after) if stored is not None and after is not None else None
 
         return await self._db.write(update)
 
@@ -146,6 +147,9 @@ class SqliteStore:
 
     async def task(self, task_id: int) -> Task | None:
         return await self._db.read(lambda db: steps.task(db, task_id))
+
+    async def called(self, task_id: int) -> Called | None:
+        return await self._db.read(lambda db: steps.called(db, task_id))
 
     async def tasks_of_job(self, job_id: int, limit: int) -> Sequence[Task]:
         query = f"{rows.TASKS.select} {_NEWEST_OF_JOB}"

@@ -14,6 +14,7 @@ from coordinator.store import rows
 from coordinator.store.port import Fences
 from coordinator.store.records import (
     Attempt,
+    Called,
     Edge,
     Fired,
     Firing,
@@ -86,12 +87,40 @@ def move_job(db: sqlite3.Connection, after: Job) -> Job:
     return after
 
 
-def replace_job(db: sqlite3.Connection, after: Job) -> Job:
-    """Writes all of it."""
-    rows.JOBS.update(db, after)
+def replace_job(db: sqlite3.Connection, before: Job, after: Job) -> Job:
+    """Writes all of it; open tasks keep what they execute."""
     [number] = db.execute("SELECT job_no FROM job_data WHERE job_id = ?", [str(after.id)]).fetchone()
+    _keep_call(db, number, before, after)
+    rows.JOBS.update(db, after)
     rows.SPECS.update(db, after, job_no=number)
     return after
+
+
+_OLDEST_OPEN = "SELECT min(task_no) FROM task_data INDEXED BY open_tasks WHERE shard = ? AND is_open = 1 AND job_no = ?"
+
+
+def _keep_call(db: sqlite3.Connection, number: int, before: Job, after: Job) -> None:
+    [oldest] = db.execute(_OLDEST_OPEN, [before.shard, number]).fetchone()
+    if oldest is None:
+        db.execute("DELETE FROM former_calls WHERE job_no = ?", [number])
+        return
+    db.execute("DELETE FROM former_calls WHERE job_no = ? AND last_task_no < ?", [number, oldest])
+    if before.called != after.called:  # several changes without a firing in between: the first one's tasks are meant
+        newest = "SELECT max(task_no) FROM task_data WHERE job_no = ?"
+        values = (before.spec, before.target.call, before.target.gas_limit)
+        db.execute(f"INSERT OR IGNORE INTO former_calls VALUES (?, ({newest}), ?, ?, ?)", (number, number, *values))  # noqa: S608
+
+
+_FORMER = """
+    SELECT f.spec, f.call, f.gas_limit FROM task_data AS t JOIN former_calls AS f USING (job_no)
+    WHERE t.task_id = ? AND f.last_task_no >= t.task_no ORDER BY f.last_task_no LIMIT 1
+"""
+_CURRENT = "SELECT spec, call, gas_limit FROM task_data JOIN job_specs USING (job_no) WHERE task_id = ?"
+
+
+def called(db: sqlite3.Connection, task_id: int) -> Called | None:
+    read: Callable[[Any], Called] = lambda row: Called(*row)  # noqa: E731
+    return one(db, _FORMER, [str(task_id)], read) or one(db, _CURRENT, [str(task_id)], read)
 
 
 def end(db: sqlite3.Connection, job_id: int, status: JobStatus, at: int) -> Job | None:

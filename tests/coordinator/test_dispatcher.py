@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from consensus.codec import keccak
 from consensus.lifecycle import TaskState
 from consensus.messages import Task
+from consensus.triggers import Moments
 from coordinator.attempts import DispatchPolicy
 from p2p.network import PeerId
 from tests.coordinator.world import (
@@ -312,3 +315,24 @@ def test_windows_never_overlap_whatever_keepers_do_and_whenever_the_coordinator_
         return world.clock.now() > max(j.created_at + j.time_frame for j in world.ledger.state.jobs.values()) + 2
 
     trio.run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+async def test_a_task_whose_job_was_changed_executes_what_fired(autojump_clock: MockClock) -> None:
+    """Moved to another time and to another call while nobody had answered: the second that fired is still executed, as it was."""
+    async with open_world() as world:
+        for keeper in world.keepers:
+            keeper.behaviour = silent_once(world)
+        job_id = world.create(interval=0, time_frame=1000)
+        created_at = world.ledger.state.jobs[job_id].created_at
+        fired = world.posted(job_id, trigger=Moments((created_at + 10,)), time_frame=1000)
+        [job] = await world.take_on(fired)
+        await world.until(lambda tasks: [t.state for t in tasks] == [TaskState.DISPATCHED], job_id)
+        later = replace(fired, trigger=Moments((created_at + 900,)), arguments="[77]", security=2)
+        changed = await world.coordinator.jobs.update(job, later)
+        assert changed.target.call != job.target.call
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [TaskState.EXECUTED], job_id)
+        messages = [Task.decode(attempt.message) for attempt in await world.attempts(task)]
+        assert len(messages) == 2
+        assert {message.spec for message in messages} == {job.spec}
+        assert {message.authorisation.call_hash for message in messages} == {keccak(job.target.call)}
+        assert {message.authorisation.level for message in messages} == {0}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 
 from consensus.lifecycle import TaskState
 from coordinator.store.port import Store
-from coordinator.store.records import Firing, JobStatus, TaskChange
+from coordinator.store.records import Called, Fired, Firing, JobStatus, TaskChange
 from tests.coordinator.factory import CHAIN, FENCES, START, make_attempt, make_job, make_task
 from tests.coordinator.stores import EVERY_STORE, some, with_task
 from tests.coordinator.stores import a_store as a_store
@@ -156,3 +158,33 @@ async def test_checkpoints_are_kept_by_name(store: Store) -> None:
     await store.save_checkpoints({})
     await store.record(1, 77, [], [], START)
     assert [await store.checkpoint(n) for n in ("events:1:3", "events:1:4", "hub:1", "hub:2")] == [4, 2**60, 77, None]
+
+
+async def test_open_tasks_keep_what_they_execute_when_their_job_is_changed(store: Store) -> None:
+    first = await with_task(store)
+    jobs = [some(await store.job(7))]
+
+    async def changes(spec: bytes) -> None:
+        changed = replace(jobs[-1], spec=spec, target=replace(jobs[-1].target, call=spec, gas_limit=len(spec)))
+        jobs.append(some(await store.update_job(changed)))
+
+    await changes(b"second")
+    await changes(b"third")  # nothing fired in between
+    second = make_task(jobs[-1], START + 20)
+    assert await store.fire([Firing(7, second, START + 30)], START, FENCES) == [Fired.NEW]
+    await changes(b"fourth")
+    third = make_task(jobs[-1], START + 30)
+    assert await store.fire([Firing(7, third, START + 40)], START, FENCES) == [Fired.NEW]
+    assert await store.called(first) == jobs[0].called
+    assert await store.called(second.id) == Called(b"third", b"third", 5)
+    assert await store.called(third.id) == jobs[-1].called
+    assert await store.called(99) is None
+    for task_id in (first, second.id):
+        await store.change(TaskChange(task_id, (S.FAILED,)), START)
+    await changes(b"fifth")
+    assert await store.called(third.id) == Called(b"fourth", b"fourth", 6)
+    await store.change(TaskChange(third.id, (S.FAILED,)), START)
+    await changes(b"sixth")
+    last = make_task(jobs[-1], START + 40)
+    await store.fire([Firing(7, last, START + 50)], START, FENCES)
+    assert await store.called(last.id) == Called(b"sixth", b"sixth", 5)
