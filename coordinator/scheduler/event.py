@@ -1,8 +1,9 @@
 """Fires event jobs: each matching log that stays on its chain once, however often the chain or this process changes its mind.
 
 A reorganisation takes matches that have not fired with it. A task that was created already is cancelled when its log has not
-come back within `RETURN_BLOCKS` blocks, unless it has executed; a log that comes back later still is the same task, which has
-ended: it does not fire again. The same transaction mined anew with the log at the same place in its receipt is the same firing.
+come back within `RETURN_BLOCKS` blocks, unless it has executed. A log that comes back fires again whenever that is: the same
+transaction with the log at the same place in its receipt is the same firing, which the store knows (`KNOWN`); whoever is given
+that answer may take a cancelled task up again.
 """
 
 from __future__ import annotations

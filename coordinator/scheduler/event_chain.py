@@ -26,8 +26,8 @@ from node.infra.clock import Clock
 
 log = structlog.get_logger(__name__)
 
-RETURN_BLOCKS = 12
-"""A log that a reorganisation took away has so many blocks to come back before its task is cancelled."""
+RETURN_BLOCKS = 2
+"""A log that a reorganisation took away has so many blocks to come back before its task is cancelled: most are there at once."""
 HELD_BLOCKS = 256
 """Matches wait in memory for this many confirmations; jobs that want more are searched again when blocks are deep enough."""
 MOST_HELD = 100_000

@@ -123,8 +123,8 @@ class Recent:
             del self._fired[next(iter(self._fired))]
 
     def seen_again(self, key: Key, block: int) -> bool:
-        """Whether this firing is known; its log is in `block` by now."""
-        known = self._fired.get(key) or (self._missed[key][0] if key in self._missed else None)
+        """Whether this firing is known and was not missed; its log is in `block` by now."""
+        known = self._fired.get(key)
         if known is not None:
             self.add(key, Fired(known.trigger, known.seen, block))
         return known is not None

@@ -94,6 +94,8 @@ class Desk:
         if shard_of(firing.job_id) in self.fenced:
             return Fired.FENCED
         if firing.task.id in self.tasks:
+            if firing.task.id in self.cancelled:
+                self.cancelled.remove(firing.task.id)  # taken up again
             return Fired.KNOWN
         self.tasks[firing.task.id] = firing
         return Fired.NEW

@@ -134,7 +134,7 @@ async def test_a_fired_log_that_does_not_come_back_cancels_its_task(autojump_clo
         gone = await world.ping()
         await world.desk.until(lambda: bool(world.desk.tasks))
         world.ledger.reorg(1, keep=False)
-        await world.blocks(RETURN_BLOCKS - 2)
+        await world.blocks(RETURN_BLOCKS - 2)  # the other branch is a block longer already
         await world.settle()
         assert world.desk.cancelled == []
         await world.blocks(3)
@@ -142,19 +142,37 @@ async def test_a_fired_log_that_does_not_come_back_cancels_its_task(autojump_clo
     assert world.desk.cancelled == [world.desk.task_of(1, gone)]
 
 
-async def test_a_fired_log_that_is_mined_anew_is_the_same_firing(autojump_clock: Clock) -> None:
+@pytest.mark.parametrize("later", [0, RETURN_BLOCKS + 10])
+async def test_a_fired_log_that_is_mined_anew_is_the_same_firing_however_late(autojump_clock: Clock, later: int) -> None:
     world = World()
     async with scheduling(world.chain, world.clock, world.desk, planned(1, on_event(), world.now)):
         tx = await world.ping()
         await world.desk.until(lambda: bool(world.desk.tasks))
         [dropped] = world.ledger.reorg(1, keep=False)
-        await world.blocks(3)
+        await world.blocks(later)
+        await world.settle()
+        assert bool(world.desk.cancelled) == bool(later)
         world.ledger.submit(dropped)
         await world.blocks(RETURN_BLOCKS + 5)
         await world.settle()
     assert world.desk.fired(1) == seen(tx)
-    assert world.desk.answers == {Fired.NEW: 1}
+    assert world.desk.answers == {Fired.NEW: 1, Fired.KNOWN: 1}
     assert world.desk.cancelled == []
+
+
+async def test_a_log_that_comes_and_goes_while_it_waits_for_depth_again_leaves_its_task_cancelled(autojump_clock: Clock) -> None:
+    world = World()
+    async with scheduling(world.chain, world.clock, world.desk, planned(1, on_event(confirmations=3), world.now)):
+        tx = await world.ping()
+        await world.blocks(3)
+        await world.desk.until(lambda: bool(world.desk.tasks))
+        [dropped] = world.ledger.reorg(4, keep=False)
+        world.ledger.submit(dropped)
+        await world.settle()
+        world.ledger.reorg(1, keep=False)
+        await world.blocks(RETURN_BLOCKS + 3)
+        await world.settle()
+    assert world.desk.cancelled == [world.desk.task_of(1, tx)]
 
 
 async def test_the_task_of_a_job_that_fires_once_is_cancelled_too_unless_the_log_is_there_after_all(
@@ -454,7 +472,7 @@ async def test_whatever_the_chain_does_what_stays_fires_once_and_what_goes_does_
         3: planned(3, on_event(("who", "0x" + "00" * 19 + "02"), confirmations=chance.randrange(8)), created),
         18: planned(18, on_event(("value", "1")), created),
     }
-    dropped: list[tuple[int, Sending]] = []
+    dropped: list[Sending] = []
     lives = 4 if seed % 2 else 1
     for life in range(lives):  # of a coordinator
         known = [
@@ -464,7 +482,7 @@ async def test_whatever_the_chain_does_what_stays_fires_once_and_what_goes_does_
             for i, j in jobs.items()
         ]
         async with scheduling(world.chain, world.clock, world.desk, *known):
-            for step in range(life * 100, life * 100 + 120 // lives):
+            for _ in range(120 // lives):
                 await trio.sleep(chance.choice([0.1, 1, 1, 4]))
                 match chance.randrange(12):
                     case 0 | 1 | 2 | 3:
@@ -472,9 +490,9 @@ async def test_whatever_the_chain_does_what_stays_fires_once_and_what_goes_does_
                     case 4 | 5 | 6:
                         world.ledger.mine(chance.randrange(1, 4))
                     case 7:
-                        dropped += [(step, s) for s in world.ledger.reorg(chance.randrange(1, 6), keep=chance.random() < 0.5)]
+                        dropped += world.ledger.reorg(chance.randrange(1, 6), keep=chance.random() < 0.5)
                     case 8:
-                        for _, sending in [d for d in dropped if d[0] > step - 3][:2]:  # before it is given up
+                        for sending in chance.sample(dropped, min(2, len(dropped))):
                             world.ledger.submit(sending)
                     case 9:
                         world.chain.go_offline()
