@@ -27,6 +27,8 @@ from coordinator.store.records import (
 
 EVENT_GRACE_S = 3600
 """Seconds after an event job's life in which what happened within it may still become deep enough, or be read, and fire."""
+MAX_CHANGES = 10_000
+"""Changes to jobs that are remembered: two coordinators ask every few seconds."""
 GAP_DAYS = 30
 MAX_GAPS = 10_000
 GAPS_SHOWN = 100
@@ -284,6 +286,11 @@ def moved_by(ended: Job, waits: Job, at: int) -> Job:
         return replace(waits, status=JobStatus.FAILED, updated_at=at)
     after = begun(waits, at)
     return replace(after, status=JobStatus.COMPLETED) if after.spent else after
+
+
+def is_change(before: Job, after: Job) -> bool:
+    """Whether those who watch the job must hear of it."""
+    return before.revision != after.revision or before.ended != after.ended
 
 
 # --- gaps

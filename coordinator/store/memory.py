@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -42,6 +42,8 @@ class MemoryStore:
         self._users: dict[bytes, User] = {}
         self._jobs: dict[int, Job] = {}
         self._shards: list[dict[int, None]] = [{} for _ in range(SHARDS)]
+        self._changes = 0
+        self._changed: deque[int] = deque(maxlen=rules.MAX_CHANGES)
         self._tasks: dict[int, Task] = {}
         self._by_job: dict[int, list[int]] = {}
         self._open: dict[int, None] = {}
@@ -100,6 +102,16 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         job = self._jobs.get(job_id)
         return job.planned if job is not None else None
+
+    async def changed_jobs(self, after: int | None) -> tuple[int, Sequence[int] | None]:
+        await trio.lowlevel.checkpoint()
+        forgotten = self._changes - len(self._changed)
+        if after is None:
+            return self._changes, []
+        if after < forgotten:
+            return self._changes, None
+        since = islice(self._changed, after - forgotten, None)
+        return self._changes, list(dict.fromkeys(reversed(list(since))))[::-1]
 
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
         await trio.lowlevel.checkpoint()
@@ -339,6 +351,10 @@ class MemoryStore:
     # steps within one call
 
     def _put(self, job: Job) -> Job:
+        before = self._jobs.get(job.id)
+        if before is None or rules.is_change(before, job):
+            self._changes += 1
+            self._changed.append(job.id)
         self._jobs[job.id] = job
         return job
 

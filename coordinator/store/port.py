@@ -61,6 +61,15 @@ class Store(Protocol):
         """One job by the rule of `planned`."""
         ...
 
+    async def changed_jobs(self, after: int | None) -> tuple[int, Sequence[int] | None]:
+        """Number of the newest change to any job, and the jobs that changed since the change number `after`: added, begun,
+        paused, resumed, updated or ended; not fired. Each once, in the order of their last change.
+
+        Durable, unlike an announcement: what a coordinator wrote before it died is here. Nothing but the number when `after`
+        is None; None for the jobs when more have changed since than are remembered (10,000): then read all anew.
+        """
+        ...
+
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
         """An active or paused job ends with `status`. Returns the job as it now is, None when unknown.
 

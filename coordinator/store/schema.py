@@ -322,10 +322,19 @@ MIGRATIONS = (
     INSERT INTO job_counts SELECT status, count(*) FROM job_data GROUP BY status;
     CREATE TRIGGER job_added AFTER INSERT ON job_data BEGIN
         INSERT INTO job_counts VALUES (new.status, 1) ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+        INSERT INTO job_changes (job_id) VALUES (new.job_id);
     END;
     CREATE TRIGGER job_moved AFTER UPDATE OF status ON job_data WHEN new.status <> old.status BEGIN
         UPDATE job_counts SET jobs = jobs - 1 WHERE status = old.status;
         INSERT INTO job_counts VALUES (new.status, 1) ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    END;
+    CREATE TABLE job_changes (change_no INTEGER PRIMARY KEY, job_id TEXT NOT NULL);
+    CREATE TRIGGER changes_forgotten AFTER INSERT ON job_changes BEGIN
+        DELETE FROM job_changes WHERE change_no <= new.change_no - 10000;
+    END;
+    CREATE TRIGGER job_changed AFTER UPDATE OF revision ON job_data
+    WHEN new.revision <> old.revision OR new.is_ended <> old.is_ended BEGIN
+        INSERT INTO job_changes (job_id) VALUES (new.job_id);
     END;
     CREATE VIEW time_job_data AS SELECT
         job_id, task_definition_id, schedule_type, time_interval, cron_expression, specific_schedule, timezone, recurring,

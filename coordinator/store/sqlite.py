@@ -94,6 +94,9 @@ class SqliteStore:
     async def planned_job(self, job_id: int) -> Planned | None:
         return await self._db.read(lambda db: steps.one(db, rows.SELECT_PLANNED_JOB, [str(job_id)], rows.planned_of))
 
+    async def changed_jobs(self, after: int | None) -> tuple[int, Sequence[int] | None]:
+        return await self._db.read(lambda db: steps.changed_jobs(db, after))
+
     async def end_job(self, job_id: int, status: JobStatus, at: int) -> Job | None:
         return await self._db.write(lambda db: steps.end(db, job_id, status, at))
 

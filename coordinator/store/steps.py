@@ -81,6 +81,14 @@ def add_jobs(db: sqlite3.Connection, jobs: Sequence[Job]) -> list[Job]:
     return list(jobs)
 
 
+def changed_jobs(db: sqlite3.Connection, after: int | None) -> tuple[int, list[int] | None]:
+    oldest, newest = db.execute("SELECT coalesce(min(change_no), 1), coalesce(max(change_no), 0) FROM job_changes").fetchone()
+    if after is None:
+        return newest, []
+    query = "SELECT job_id FROM job_changes WHERE change_no > ? GROUP BY job_id ORDER BY max(change_no)"
+    return newest, every(db, query, [after], lambda row: int(row[0])) if after >= oldest - 1 else None
+
+
 def move_job(db: sqlite3.Connection, after: Job) -> Job:
     """Writes how far a job is."""
     rows.JOBS.update_only(db, after, rows.HOW_FAR)

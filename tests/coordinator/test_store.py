@@ -189,6 +189,23 @@ async def test_jobs_are_counted_by_status(store: Store) -> None:
     }
 
 
+async def test_what_changes_is_remembered_for_those_who_did_not_hear_of_it(store: Store) -> None:
+    assert await store.changed_jobs(None) == (0, [])
+    jobs = [make_job(1, link_job_id=2), make_job(2, starts_at=None), make_job(3)]
+    await store.add_jobs(jobs)
+    assert await store.changed_jobs(0) == (3, [1, 2, 3])
+    await store.fire([Firing(3, None, START + 20)], START, FENCES)
+    await store.mark_caught_up([3])
+    assert await store.changed_jobs(3) == (3, [])
+    await store.pause_job(3, START)
+    await store.resume_job(3, START + 20, START)
+    await store.update_job(make_job(1, title="another"))
+    assert await store.changed_jobs(3) == (6, [3, 1])
+    await store.end_job(1, JobStatus.COMPLETED, START)  # by which the second begins
+    assert await store.changed_jobs(6) == (8, [1, 2])
+    assert await store.changed_jobs(0) == (8, [3, 1, 2])
+
+
 # --- what owners do to their jobs
 
 

@@ -1,4 +1,4 @@
-"""One suite for every store: points, keepers' records, shards, gaps and alerts."""
+"""One suite for every store: points, keepers' records, shards, gaps, alerts, and what is forgotten."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from consensus.lifecycle import TaskState
 from coordinator import points
-from coordinator.store.changes import MAX_GAPS
+from coordinator.store.changes import MAX_CHANGES, MAX_GAPS
 from coordinator.store.port import Store
 from coordinator.store.records import SHARDS, Gap, KeeperRecord, KeeperSeen, TaskChange
-from tests.coordinator.factory import CHAIN, OWNER, START, make_attempt, make_key
+from tests.coordinator.factory import CHAIN, OWNER, START, make_attempt, make_job, make_key
 from tests.coordinator.stores import EVERY_STORE, owner_of, record_of, some, with_task
 from tests.coordinator.stores import a_store as a_store
 
@@ -183,3 +183,11 @@ async def test_an_outage_is_told_once_and_its_end_once(store: Store) -> None:
     assert await store.close_alert("keeper:5") is None
     assert await store.open_alert("keeper:5", "again", START + 9)
     assert await store.alerts() == {"keeper:5": START + 9, "part:redis": START + 6}
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite inline"], indirect=True)
+async def test_of_more_changes_than_are_remembered_it_says_so(store: Store) -> None:
+    await store.add_jobs([make_job(i) for i in range(1, MAX_CHANGES + 6)])
+    assert [await store.changed_jobs(after) for after in (None, 4)] == [(MAX_CHANGES + 5, []), (MAX_CHANGES + 5, None)]
+    newest, changed = await store.changed_jobs(5)
+    assert (newest, len(some(changed))) == (MAX_CHANGES + 5, MAX_CHANGES)

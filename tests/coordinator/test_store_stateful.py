@@ -176,6 +176,7 @@ async def everything(store: Store) -> list[Any]:
         await store.open_tasks([1, 2]),
         await store.task_counts(),
         await store.job_counts(),
+        [await store.changed_jobs(after) for after in (None, 0, 3, 99)],
         await store.keepers(),
         await store.keeper_records(),
         [await store.watched_at(shard) for shard in range(4)],
