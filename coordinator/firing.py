@@ -90,6 +90,8 @@ class FiringDesk:
                 self.overflowed += 1
         elif answer is Fired.KNOWN and firing.edge is not None:
             self._reread(firing.job_id)  # another's write, or our own that was answered too late: the edge moved on
+        elif answer is Fired.INACTIVE:
+            self._reread(firing.job_id)  # it ended or changed elsewhere, and the word of that may have been lost
         elif answer is Fired.FENCED and shard in fences:
             self._fenced(shard, fences[shard])
         if firing.spent and answer in (Fired.NEW, Fired.KNOWN):

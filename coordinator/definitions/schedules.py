@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from consensus.crontab import crontab
+from consensus import crontab
 from consensus.errors import Invalid
 from consensus.schedules import MAX_MOMENTS, Cron, Interval, Moments, Schedule
 
@@ -21,7 +21,7 @@ def zone(name: str) -> str:
     """The IANA time zone; UTC when none is given. Raises `Invalid`."""
     name = name or "UTC"
     try:
-        crontab("@daily", name)
+        crontab.zone(name)
     except ValueError:
         raise Invalid("timezone", f"{name[:60]!r} is no time zone", "send an IANA name like Europe/Berlin, or UTC") from None
     return name
@@ -69,7 +69,7 @@ def specific(moments: str | list[Any], timezone: str) -> Moments:
     Sorted, and each once. A local time that a change of clocks skips is as much later as was skipped; of one that comes twice
     the first is meant.
     """
-    named = ZoneInfo(zone(timezone))
+    named = crontab.zone(zone(timezone))
     if not isinstance(moments, str | list):
         raise Invalid("specific_schedule", "is neither text nor list", "send times like 2030-01-31T09:00:00Z, comma-separated")
     parts = [part for part in moments.split(",") if part.strip()] if isinstance(moments, str) else moments

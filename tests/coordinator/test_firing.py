@@ -189,6 +189,14 @@ async def test_a_condition_whose_edge_moved_on_is_read_anew(world, desk, autojum
     assert world.reread == [job.id]
 
 
+async def test_a_job_that_ended_elsewhere_is_read_anew(world, desk, autojump_clock):
+    job = make_job()
+    await world.store.add_job(job)
+    await world.store.end_job(job.id, JobStatus.DELETED, START)
+    assert await desk([Firing(job.id, make_task(job, START + 10), next_due=START + 20)]) == [Fired.INACTIVE]
+    assert world.reread == [job.id]
+
+
 async def test_it_has_settled_when_the_last_firing_is_written(world, desk, autojump_clock, monkeypatch):
     job = await world.store.add_job(make_job(1))
     may_write, order = trio.Event(), list[str]()
