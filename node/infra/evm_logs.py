@@ -81,9 +81,9 @@ class LogReader:
     async def receipt(self, tx_hash: bytes) -> Receipt | None:
         """As `Chain.receipt`."""
         answer = await self._reader.call("eth_getTransactionReceipt", [hex_of(tx_hash)])
-        if answer is None or answer.get("blockNumber") is None:
-            return None
         try:
+            if answer is None or answer["blockNumber"] is None:
+                return None
             logs = tuple(_log_of(log, position) for position, log in enumerate(answer["logs"]))
             return Receipt(
                 tx_hash=tx_hash,
@@ -97,8 +97,8 @@ class LogReader:
 
     async def _of_block(self, tip: bytes, addresses: Sequence[bytes], topics: Sequence[bytes]) -> list[dict[str, Any]]:
         answer = await self._reader.call("eth_getLogs", [_block_query(hex_of(tip), addresses, topics)])
-        if not isinstance(answer, list):
-            raise Transient("RPC_ERROR", "the node gives no logs of the block")
+        if not isinstance(answer, list) or not all(isinstance(log, dict) for log in answer):
+            raise Transient("RPC_ERROR", "eth_getLogs: no list of logs")
         return answer
 
     async def _stands(self, number: int, tip: bytes) -> None:

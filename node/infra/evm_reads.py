@@ -137,7 +137,7 @@ class Reader:
             if topics:
                 query["topics"] = [[hex_of(t) for t in topics]]
             try:
-                found += await self.rpc.call("eth_getLogs", [query])
+                answer = await self.rpc.call("eth_getLogs", [query])
             except RpcError as error:
                 # Providers word their limits each in its own way: whatever the refusal, a smaller range is the remedy.
                 if begin == end:
@@ -150,6 +150,9 @@ class Reader:
                     self._span = max(span, min(self._span, _LEAST_SPAN))
                     raise
             else:
+                if not isinstance(answer, list) or not all(isinstance(log, dict) for log in answer):
+                    raise Transient("RPC_ERROR", "eth_getLogs: no list of logs")
+                found += answer
                 begin = end + 1
                 if most is not None and len(found) > most and begin <= to_block:
                     raise Transient("RPC_ERROR", f"more than {most} logs up to block {end}: too many for one answer")
