@@ -94,8 +94,10 @@ class ConditionScheduler:
         condition = Condition(planned.trigger.root)
         readings = tuple(self.readings.watch(source, planned.job_id) for source in condition.sources)
         skips = before is None and planned.missed is MissedPolicy.SKIP and self._clock.now() - planned.starts_at > NEW_S
-        self._jobs[planned.job_id] = _Job(planned, condition, readings, baseline=skips)
+        job = self._jobs[planned.job_id] = _Job(planned, condition, readings, baseline=skips)
         if before is not None:
+            if before.planned.trigger != planned.trigger:  # its hysteresis is for a condition that held, and this one never did
+                job.held = condition.begun(False)
             for reading in set(before.readings).difference(readings):
                 self.readings.drop(reading, planned.job_id)
         self._has_moved((planned.job_id,))

@@ -22,7 +22,9 @@ from node.infra.sources import Heard, Value, latest
 
 log = structlog.get_logger(__name__)
 
-_MOST_READING = 128  # reads under way
+_MOST_READING = 128  # reads under way,
+_MOST_SLOW = 64  # and of them those of places that took long the last time: whoever names many such delays only his like
+_SLOW_S = 1.0
 _PER_HOST = 4  # of them at one host, as many as the fetcher sends there at a time: the rest wait here and hold up nobody
 _MOST_FOLLOWED = 1000  # WebSockets open
 _LONGEST_READ_S = 60.0  # a source's own limits are shorter: this is for what has none
@@ -62,7 +64,7 @@ class Reading:
 class _Place:
     """Sources that one request answers; or one WebSocket."""
 
-    __slots__ = ("due", "host", "life", "name", "readings", "under_way")
+    __slots__ = ("due", "host", "life", "name", "readings", "slow", "under_way")
 
     def __init__(self, name: str, host: str) -> None:
         self.name = name
@@ -70,6 +72,7 @@ class _Place:
         self.readings: dict[Source, Reading] = {}
         self.due = 0.0
         self.under_way = False
+        self.slow = False
         self.life = trio.CancelScope()
 
 
@@ -99,11 +102,12 @@ class Readings:
         self._numbers = count()
         self._resting = trio.CancelScope()
         self._ready: deque[_Place] = deque()
+        self._slow: deque[_Place] = deque()
         self._at_host: Counter[str] = Counter()
         self._waiting: dict[str, deque[_Place]] = {}
         self._nursery: trio.Nursery | None = None
         self._following: trio.CapacityLimiter | None = None
-        self._at_work = 0
+        self._at_work = self._slow_at_work = 0
         self.requests = 0
 
     def __len__(self) -> int:
@@ -141,8 +145,8 @@ class Readings:
     async def run(self) -> None:
         """Reads until cancelled; may be begun anew."""
         self._following = trio.CapacityLimiter(_MOST_FOLLOWED)
-        self._heap, self._ready, self._waiting, self._at_host = [], deque(), {}, Counter()
-        self._at_work = 0
+        self._heap, self._ready, self._slow, self._waiting, self._at_host = [], deque(), deque(), {}, Counter()
+        self._at_work = self._slow_at_work = 0
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for place in self._places.values():
@@ -205,16 +209,24 @@ class Readings:
             self._waiting.setdefault(place.host, deque()).append(place)
         else:
             self._at_host[place.host] += 1
-            self._ready.append(place)
+            self._line(place).append(place)
+
+    def _line(self, place: _Place) -> deque[_Place]:
+        return self._slow if place.slow else self._ready
 
     def _start(self) -> None:
         assert self._nursery is not None
-        while self._ready and self._at_work < _MOST_READING:
-            place = self._ready.popleft()
+        while self._at_work < _MOST_READING:
+            slow = bool(self._slow) and self._slow_at_work < _MOST_SLOW
+            if not slow and not self._ready:
+                return
+            place = (self._slow if slow else self._ready).popleft()
             self._at_work += 1
-            self._nursery.start_soon(self._read, place)
+            self._slow_at_work += slow
+            self._nursery.start_soon(self._read, place, slow)
 
-    async def _read(self, place: _Place) -> None:
+    async def _read(self, place: _Place, slow: bool) -> None:
+        began = trio.current_time()
         try:
             sources = list(place.readings)
             if sources:  # else its jobs went while it waited
@@ -224,7 +236,9 @@ class Readings:
                     values = await self._sources.read_each(sources)
                 self._take(place, values)
         finally:
+            place.slow = trio.current_time() - began > _SLOW_S
             self._at_work -= 1
+            self._slow_at_work -= slow
             self._freed(place)
         if self._places.get(place.name) is place:
             behind = max(0.0, trio.current_time() - place.due)
@@ -235,7 +249,8 @@ class Readings:
         place.under_way = False
         waiting = self._waiting.get(place.host)
         if waiting:
-            self._ready.append(waiting.popleft())
+            following = waiting.popleft()
+            self._line(following).append(following)
             if not waiting:
                 del self._waiting[place.host]
             return
@@ -272,8 +287,18 @@ class Readings:
 
         assert self._following is not None
         with place.life:
-            async with self._following:
-                await self._sources.follow(url, hear)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look_after, place)
+                async with self._following:
+                    await self._sources.follow(url, hear)
+
+    async def _look_after(self, place: _Place) -> NoReturn:
+        """A WebSocket that waits for its turn, or has not told the value yet, is not observed, though nothing fails."""
+        while True:
+            await trio.sleep(max(self._unobserved_after, _GAP_TOLD_EVERY_S))
+            for reading in list(place.readings.values()):
+                if reading.value is None:
+                    self._failed(reading, Transient("SOURCE_UNREACHABLE", "no message with the value so far"))
 
     # what it means
 

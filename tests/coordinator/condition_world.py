@@ -29,13 +29,14 @@ Written = str | int | Problem
 
 
 class FakeSources:
-    """Values by source as a test writes them; URLs that hang wait for `go`. Counts requests by place."""
+    """Values by source as a test writes them; those of URLs in `hanging` wait, in `taking` take seconds. Counts requests by place."""
 
     def __init__(self) -> None:
         self.values: dict[Source, Written] = {}
         self.asked: Counter[str] = Counter()
         self.at: list[tuple[float, str]] = []
         self.hanging: dict[str, trio.Event] = {}
+        self.taking: dict[str, float] = {}
         self.followed: dict[str, trio.MemorySendChannel[Heard]] = {}
         self.under_way = 0
         self.most_under_way = 0
@@ -49,6 +50,8 @@ class FakeSources:
         try:
             if place in self.hanging:
                 await self.hanging[place].wait()
+            if place in self.taking:
+                await trio.sleep(self.taking[place])
             await trio.lowlevel.checkpoint()
         finally:
             self.under_way -= 1

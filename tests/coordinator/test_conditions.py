@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import trio
 
-from consensus.conditions import AllOf, AnyOf, ApiSource, Comparison, OnCondition, StaticSource, gap_scope
+from consensus.conditions import AllOf, AnyOf, ApiSource, Comparison, OnCondition, StaticSource, WebSocketSource, gap_scope
 from consensus.errors import Failed
+from coordinator.scheduler import readings
 from coordinator.store.records import Edge, EdgeStep, Fired, Firing, JobStatus, MissedPolicy
 from tests.coordinator.condition_world import AWAY, FEED, INTERVAL, START, World, above, api, open_world
 
@@ -155,6 +156,23 @@ async def test_a_slow_source_delays_no_other(world: World, autojump_clock):
         event.set()
     await world.passes(INTERVAL)
     assert all(world.sources.asked[url] for url in world.sources.hanging)
+
+
+async def test_a_crowd_of_slow_hosts_delays_no_other(world: World, autojump_clock):
+    """One user's many servers, each of which answers a moment before its time is up."""
+    for n in range(400):
+        source = api(0, host=f"h{n}.example")
+        world.sources.values[source], world.sources.taking[source.url] = "0", 9.0
+        await world.post(above(source, "0"), job_id=n)
+    world.sources.values[PRICE] = "1"
+    await world.post(above(PRICE, "0"), job_id=999)
+    await world.passes(20 * INTERVAL)
+    before = world.sources.asked.copy()
+    await world.passes(20 * INTERVAL)
+    asked = world.sources.asked - before
+    assert asked[PRICE.url] >= 19
+    assert all(asked[url] for url in world.sources.taking)
+    assert world.sources.most_under_way <= 128
 
 
 async def test_reads_under_way_are_bounded(world: World, autojump_clock):
@@ -463,3 +481,45 @@ async def test_a_scheduler_that_is_run_anew_goes_on(autojump_clock):
             nursery.cancel_scope.cancel()
     assert await world.numbers() == [1]
     assert await world.numbers(8) == [1]
+
+
+async def test_a_websocket_that_tells_no_value_is_a_gap(world: World, autojump_clock):
+    await world.post(above(FEED, "0"))
+    await world.passes(600)
+    [gap] = await world.store.gaps([gap_scope(FEED)], 0)
+    assert gap.began == START
+    assert gap.ended - gap.began > 500
+    world.sources.say(FEED.url, "1")
+    await world.passes()
+    assert await world.numbers() == [1]
+
+
+async def test_websockets_beyond_what_is_held_open_are_gaps_until_their_turn(world: World, autojump_clock, monkeypatch):
+    monkeypatch.setattr(readings, "_MOST_FOLLOWED", 1)
+    other = WebSocketSource("wss://b.example/feed")
+    async with open_world() as narrow:
+        await narrow.post(above(FEED, "0"), job_id=7)
+        await narrow.passes(1)
+        narrow.sources.say(FEED.url, "1")
+        await narrow.post(above(other, "0"), job_id=8)
+        await narrow.passes(300)
+        assert list(narrow.sources.followed) == [FEED.url]
+        [gap] = await narrow.store.gaps([gap_scope(other)], 0)
+        assert gap.ended - gap.began > 200
+        narrow.scheduler.remove(7)
+        await narrow.passes(1)
+        narrow.sources.say(other.url, "1")
+        await narrow.passes(1)
+        assert await narrow.numbers(8) == [1]
+
+
+async def test_an_updated_condition_is_no_longer_held_by_the_hysteresis_of_what_never_held(world: World, autojump_clock):
+    world.sources.values[PRICE] = "160"
+    job = await world.post(above(PRICE, "100"))
+    await world.passes()
+    assert await world.numbers() == [1]
+    changed = replace(job, trigger=OnCondition(above(PRICE, "200", hysteresis="50")))
+    await world.store.update_job(changed)
+    await world.reload(7)
+    await walk(world, "160", "210", "160", "210")
+    assert await world.numbers() == [1, 2]
