@@ -72,6 +72,8 @@ class Ownership:
         self._patient_until = 0.0
         self._looked: float | None = None
         self._gaps: list[Gap] = []
+        self._changes: int | None = None  # number of the last change to a job that has been looked at
+        self._applied: dict[int, int | None] = {}  # revisions of jobs put in since, None for those taken out
         self.instance = instance
         self.fences: dict[int, int] = {}
         self.instances: frozenset[str] = frozenset({instance})
@@ -125,6 +127,7 @@ class Ownership:
             planned = await self._store.planned_job(job_id)
             if shard in self.fences:
                 self._put(job_id, planned)
+                self._applied[job_id] = planned.revision if planned is not None else None
 
     def _put(self, job_id: int, planned: Planned | None) -> None:
         if planned is not None:
@@ -336,6 +339,8 @@ class Ownership:
 
     async def _load(self, shard: int, token: int, *, before: bool) -> None:
         """Puts in the shard's jobs as the store has them, page by page, and takes out those that are there no more."""
+        if self._changes is None:
+            self._changes, _ = await self._store.changed_jobs(None)
         seen: set[int] = set()
         after: int | None = None
         while True:
@@ -397,9 +402,25 @@ class Ownership:
                 await self._store.touch_shards(held, int(now))
                 for shard in held:
                     await self._expire(shard, int(now))
+                await self._catch_up()
             except Transient as error:
                 log.warning("shards_not_touched", code=error.code)
             await trio.sleep(TOUCH_S)
+
+    async def _catch_up(self) -> None:
+        """Changes to jobs that nobody announced: whoever wrote them may have died before, or the announcement was lost."""
+        if self._changes is None:
+            return
+        newest, changed = await self._store.changed_jobs(self._changes)
+        if changed is None:
+            self._to_load.update(dict.fromkeys(self.fences, True))
+        for job_id in changed or ():
+            if shard_of(job_id) in self.fences:
+                planned = await self._store.planned_job(job_id)
+                if self._applied.get(job_id, -1) != (planned.revision if planned is not None else None):
+                    self.reread(job_id)
+        self._changes, self._applied = newest, {}
+        self._tell()
 
     async def _expire(self, shard: int, now: int) -> None:
         while True:

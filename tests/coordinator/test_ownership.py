@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from consensus.errors import Transient
 from coordinator.firing import FiringDesk
-from coordinator.ownership import GAP_S, Ownership, kind_of
+from coordinator.ownership import GAP_S, TOUCH_S, Ownership, kind_of
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import SHARDS, Fired, Firing, Job, JobStatus, Planned, shard_of
 from coordinator.streams.memory import MemoryServer, MemoryStreams
@@ -405,6 +405,31 @@ async def test_a_change_takes_effect_here_at_once_and_there_soon(world, autojump
     assert two.jobs == set()
     await trio.sleep(0.1)
     assert one.jobs == set()
+
+
+async def test_a_change_that_nobody_lived_to_announce_takes_effect_within_seconds(world, autojump_clock):
+    one, two = await world.start("one"), await world.start("two")
+    await trio.sleep(2 * LEASE)
+    await world.add(*jobs())
+    await trio.sleep(2 * TOUCH_S)
+    assert one.jobs | two.jobs == {job.id for job in jobs()}
+    assert not one.jobs & two.jobs
+    for job in jobs():
+        await world.store.pause_job(job.id, START)
+    await trio.sleep(2 * TOUCH_S)
+    assert one.jobs | two.jobs == set()
+
+
+async def test_a_change_that_was_heard_of_is_applied_once(world, autojump_clock):
+    one, two = await world.start("one"), await world.start("two")
+    await trio.sleep(2 * LEASE + TOUCH_S / 2)  # between two looks at the store
+    await world.add(*jobs())
+    for job in jobs():
+        await one.ownership.job_changed(job.id)
+    await trio.sleep(3 * TOUCH_S)
+    # here at once and by the announcement that comes back; there by the announcement
+    assert max(map(one.time.puts.count, one.jobs)) <= 2
+    assert max(map(two.time.puts.count, two.jobs)) == 1
 
 
 async def test_a_change_during_an_outage_of_the_store_is_applied_after_it(world, autojump_clock):
