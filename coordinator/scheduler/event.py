@@ -15,7 +15,8 @@ import structlog
 import trio
 
 from consensus.events import OnEvent
-from coordinator.scheduler.event_chain import RETURN_BLOCKS, Cancel, ChainWatch, Checkpoints
+from coordinator.scheduler.event_chain import RETURN_BLOCKS, Cancel, ChainWatch
+from coordinator.scheduler.event_shards import Checkpoints
 from coordinator.scheduler.port import Fire
 from coordinator.store.records import Planned
 from node.infra.chain import Chain

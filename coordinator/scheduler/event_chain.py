@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import structlog
 import trio
@@ -18,8 +17,9 @@ from coordinator.scheduler.event_held import Held, Match, Recent
 from coordinator.scheduler.event_index import EventIndex, ask_of
 from coordinator.scheduler.event_reads import MOST_SPAN, Hit, Reading, read_hits
 from coordinator.scheduler.event_search import FIRST_SPAN, Search, Watched
+from coordinator.scheduler.event_shards import Checkpoints, Shards
 from coordinator.scheduler.port import Fire
-from coordinator.store.records import Fired, Firing, MissedPolicy, Planned, Task, shard_of
+from coordinator.store.records import Fired, Firing, MissedPolicy, Planned, Task
 from node.infra.chain import Chain, Head
 from node.infra.chain_feed import REWIND_BLOCKS, ChainFeed
 from node.infra.clock import Clock
@@ -32,8 +32,6 @@ HELD_BLOCKS = 256
 """Matches wait in memory for this many confirmations; jobs that want more are searched again when blocks are deep enough."""
 MOST_HELD = 100_000
 """Matches in memory; beyond it the jobs with the most of them are searched again later instead."""
-LOADING_S = 30.0
-"""Seconds after the last job that came with its shard in which the shard's checkpoint is not moved: more may be to come."""
 _ENOUGH = 8  # oldest matches kept of a job that fires once, until its past has been searched
 _STRIDE = 16  # blocks between two searches for the same job
 _BATCH = 256  # firings of one transaction: bounds how long the store is held
@@ -42,29 +40,6 @@ _SEARCHES = 4  # at a time: a long one must not keep new jobs waiting
 
 Cancel = Callable[[int], Awaitable[None]]
 """Ends a task (by id) whose log is gone, unless it has executed: FAILED, EVENT_REORGANISED. Raises `Transient`."""
-
-
-class Checkpoints(Protocol):
-    """What of the store the event scheduler needs. Every method raises `Transient` when it is away."""
-
-    async def checkpoint(self, name: str) -> int | None: ...
-
-    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None: ...
-
-    async def mark_caught_up(self, job_ids: Sequence[int]) -> None: ...
-
-
-class _Shard:
-    """A shard that jobs here belong to. `base` is its checkpoint as it was found, `done` as it was last written here."""
-
-    def __init__(self) -> None:
-        self.jobs = 0
-        self.known: set[int] = set()
-        self.read = False
-        self.base: int | None = None
-        self.done: int | None = None
-        self.loading_until = float("-inf")
-        self.frozen = False
 
 
 class ChainWatch:
@@ -82,7 +57,7 @@ class ChainWatch:
         self._later: set[Watched] = set()
         self._unsearched: list[Watched] = []
         self._searching: set[Watched] = set()
-        self._shards: dict[int, _Shard] = {}
+        self._shards = Shards(self._chain_id, checkpoints)
         self._held = Held()
         self._recent = Recent(MOST_HELD)
         self._hits: deque[Hit] = deque()  # read, and not yet held
@@ -115,11 +90,7 @@ class ChainWatch:
             self._later.add(watched)
         else:
             self._index.put(job_id, ask)
-        shard = self._shards.setdefault(watched.shard, _Shard())
-        shard.jobs += 1
-        shard.frozen = False
-        if planned.caught_up and job_id not in shard.known:
-            shard.loading_until = trio.current_time() + LOADING_S
+        self._shards.enter(job_id, caught_up=planned.caught_up)
         if self.position is not None:
             self._set_floor(watched, self.position)
         self._unsearched.append(watched)
@@ -133,10 +104,7 @@ class ChainWatch:
         self._later.discard(watched)
         self._searching.discard(watched)
         self._held.drop_job(job_id)
-        shard = self._shards[watched.shard]
-        shard.jobs -= 1
-        if not shard.jobs and not replaced:
-            del self._shards[watched.shard]  # when its jobs come back, another may have moved the checkpoint
+        self._shards.leave(job_id, replaced=replaced)
 
     def wants(self, watched: Watched) -> bool:
         """Whether a search goes on for the job."""
@@ -330,8 +298,8 @@ class ChainWatch:
         self._held.drop(match.key)
         watched = self._jobs.get(match.job_id)
         if answer not in (Fired.NEW, Fired.KNOWN):
-            if answer is Fired.FENCED and (shard := self._shards.get(shard_of(match.job_id))) is not None:
-                shard.frozen = True  # the checkpoint is another's by now
+            if answer is Fired.FENCED:
+                self._shards.freeze(match.job_id)
             self.remove(match.job_id)
             return
         self.fired += answer is Fired.NEW
@@ -368,53 +336,19 @@ class ChainWatch:
 
     # --- checkpoints
 
-    def _name(self, shard: int) -> str:
-        return f"events:{self._chain_id}:{shard}"
-
     async def _save(self) -> None:
-        """The checkpoints that moved, all in one write."""
-        moved = {number: block for number, block in self._checkpointed().items() if self._shards[number].done != block}
-        if not moved:
+        """The shards' checkpoints, as far as nothing of their jobs is pending."""
+        if self.position is None:
             return
-        try:
-            await self._checkpoints.save_checkpoints({self._name(number): block for number, block in moved.items()})
-        except Transient:
-            for shard in self._shards.values():  # what could not be loaded either is to come
-                if shard.loading_until > float("-inf"):
-                    shard.loading_until = trio.current_time() + LOADING_S
-            raise
-        for number, block in moved.items():
-            if (known := self._shards.get(number)) is not None:
-                known.done = block
-
-    def _checkpointed(self) -> dict[int, int]:
-        """Last block by shard up to which nothing of its jobs is open."""
-        now, position = trio.current_time(), self.position
-        if position is None:
-            return {}
-        if self._hits:
-            position = min(position, self._hits[0].log.block_number - 1)
-        done = {n: position for n, s in self._shards.items() if not s.frozen and s.loading_until <= now}
-        for watched in {*self._searching, *self._unsearched, *self._later}:
-            if not watched.caught_up or self._jobs.get(watched.planned.job_id) is not watched:
-                continue  # what is not caught up is searched from its creation whatever the checkpoint
-            if watched.next is None:
-                done.pop(watched.shard, None)
-            elif watched.shard in done:
-                done[watched.shard] = min(done[watched.shard], watched.next - 1)
-        for job_id, block in self._held.oldest().items():
-            if (number := shard_of(job_id)) in done:
-                done[number] = min(done[number], block - 1)
-        return done
+        position = min(self.position, self._hits[0].log.block_number - 1) if self._hits else self.position
+        unfinished = {*self._searching, *self._unsearched, *self._later}
+        # What is not caught up is searched from its creation whatever the checkpoint.
+        current = [w for w in unfinished if w.caught_up and self._jobs.get(w.planned.job_id) is w]
+        await self._shards.save(position, [*((w.planned.job_id, w.next) for w in current), *self._held.oldest().items()])
 
     async def done(self, watched: Watched) -> int | None:
-        """The block that the job's search goes on from. One that was watched here before has missed nothing before `done`."""
-        shard = self._shards[watched.shard]
-        if not shard.read:
-            base = await self._checkpoints.checkpoint(self._name(watched.shard))
-            if not shard.read:
-                shard.read, shard.base = True, base
-        return shard.done if watched.planned.job_id in shard.known and shard.done is not None else shard.base
+        """The block that the job's search goes on from, by its shard's checkpoint."""
+        return await self._shards.searched_to(watched.planned.job_id)
 
     # --- searching the past
 
@@ -446,5 +380,5 @@ class ChainWatch:
             await self._checkpoints.mark_caught_up(fresh)
         for watched in jobs:
             if self.wants(watched):
-                self._shards[watched.shard].known.add(watched.planned.job_id)
+                self._shards.searched(watched.planned.job_id)
             self._searching.discard(watched)

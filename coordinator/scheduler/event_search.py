@@ -12,7 +12,7 @@ from consensus.errors import Transient
 from consensus.events import OnEvent
 from coordinator.scheduler.event_index import Ask, EventIndex
 from coordinator.scheduler.event_reads import Hit, first_block_at, read_hits
-from coordinator.store.records import MissedPolicy, Planned, shard_of
+from coordinator.store.records import MissedPolicy, Planned
 from node.infra.chain import Chain
 from node.infra.chain_feed import REWIND_BLOCKS
 
@@ -41,10 +41,6 @@ class Watched:
     next: int | None = None
     until: int = -1
     searched: bool = False
-
-    @property
-    def shard(self) -> int:
-        return shard_of(self.planned.job_id)
 
     def counts(self, block: int, timestamp: int) -> bool:
         """Whether a log of that block is within the job's life."""

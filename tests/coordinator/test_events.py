@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from consensus.events import OnEvent
 from coordinator.scheduler import event_chain
 from coordinator.scheduler.event import RETURN_BLOCKS, EventScheduler
-from coordinator.scheduler.event_chain import HELD_BLOCKS, LOADING_S
+from coordinator.scheduler.event_chain import HELD_BLOCKS
+from coordinator.scheduler.event_shards import LOADING_S
 from coordinator.store.records import Fired, MissedPolicy, shard_of
 from node.infra.chain import Log
 from node.infra.chain_feed import REWIND_BLOCKS
