@@ -11,7 +11,7 @@ from consensus.lifecycle import TaskState
 from consensus.messages import Task
 from coordinator.attempts import DispatchPolicy
 from coordinator.store.records import JobStatus
-from node.infra.chain import ExecutionStatus
+from node.infra.chain import ExecutionRecord, ExecutionStatus
 from p2p.network import PeerId
 from tests.coordinator.world import TARGET, FakeKeeper, World, executes, is_silent, open_world
 
@@ -221,3 +221,26 @@ async def test_an_event_job_that_fires_once_completes_with_its_task(autojump_clo
         job = await world.store.job(job_id)
         assert job is not None
         assert job.status is JobStatus.COMPLETED
+
+
+async def test_an_rpc_that_wrongly_called_an_execution_gone_is_corrected(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        job_id = await world.post()
+        await executed(world, job_id)
+        [task] = await world.tasks(job_id)
+        real, lies = world.chain.execution, [True]
+
+        async def behind(task_id: int) -> ExecutionRecord | None:
+            return None if lies else await real(task_id)
+
+        world.chain.execution = behind  # type: ignore[method-assign]
+        world.ledger.reorg(1, keep=True)
+        world.ledger.mine()
+        await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTING], job_id)
+        lies.clear()
+        await executed(world, job_id)
+        assert world.clock.now() < task.scheduled_at + 30
+        world.settle(task.id)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.attempt) == (S.COMPLETED, 1)
+        assert len(await world.attempts(task)) == 1
