@@ -171,6 +171,7 @@ async def everything(store: Store) -> list[Any]:
         await store.jobs(key_owner="devnet", owner=b"\x01" * 20),
         tasks,
         [await store.attempts(task.id) for task in tasks],
+        [await store.called(task.id) for task in tasks if not task.ended],
         [(await store.tasks_of_job(i, 2), await store.task_ids_of_job(i, 9)) for i in ids],
         await store.open_tasks(),
         await store.open_tasks([1, 2]),
