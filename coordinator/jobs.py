@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -36,6 +36,7 @@ from node.infra.chain import Chain
 from node.infra.chain import Job as ChainJob
 from node.infra.clock import Clock
 from node.infra.compute import Compute
+from node.infra.fetch import UNREACHABLE
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ T = TypeVar("T")
 MAX_LINKED = 32
 """Jobs in one array: each costs reads of the chain, and waits for the one before it."""
 
+_LOOK_UP_S = 20.0  # for all hosts that a job names: many slow ones must not hold a request
 _REGISTRY_POLL_S = (0.1, 0.2, 0.4, 0.8, 1.5)  # our RPC may be a block behind the client's, which has its receipt
 _GAS_MARGIN = 1.3  # a call's gas changes with its contract's storage between posting and each execution
 _LEAST_GAS = 50_000  # a first write to fresh storage, whatever the estimate said of a warm one
@@ -141,7 +143,9 @@ class Jobs:
         return replace(posted, trigger=structs.replace(posted.trigger, confirmations=chain.confirmations))
 
     async def _reachable(self, posted: Posted) -> None:
-        """What the trigger watches can be watched from here. Raises `Invalid`."""
+        """What the job names can be reached from here. Raises `Invalid`."""
+        if posted.script_url.startswith("https:"):
+            await self._allowed("dynamic_arguments_script_url", [posted.script_url], away=True)
         match posted.trigger:
             case OnEvent() as event:
                 self.chain(event.chain_id, "trigger_chain_id")
@@ -149,15 +153,22 @@ class Jobs:
                 found = sources_of(condition)
                 for chain_id in found.chains:
                     self.chain(chain_id, "value_source_url")
-                for url in found.urls:
-                    await self._allowed(url)
+                await self._allowed("value_source_url", found.urls)
 
-    async def _allowed(self, url: str) -> None:
-        schemes = ("ws", "wss") if url.lower().startswith("ws") else ("http", "https")
+    async def _allowed(self, field: str, urls: Iterable[str], *, away: bool = False) -> None:
+        """Raises `Invalid` for hosts that are never asked, and unless they may be `away` for those that are not found."""
         try:
-            await self._check_url(url, *schemes)
+            with trio.fail_after(_LOOK_UP_S):
+                for url in urls:
+                    schemes = ("ws", "wss") if url.lower().startswith("ws") else ("http", "https")
+                    await self._check_url(url, *schemes)
         except (Failed, Transient) as error:
-            raise Invalid("value_source_url", error.detail or error.code, "name a public host", code=error.code) from None
+            if away and isinstance(error, Transient):
+                return
+            raise Invalid(field, error.detail or error.code, "name a public host", code=error.code) from None
+        except trio.TooSlowError:
+            detail = f"its hosts are not found within {_LOOK_UP_S:g} s"
+            raise Invalid(field, detail, "name hosts that resolve quickly", code=UNREACHABLE) from None
 
     async def _make(self, posted: Posted, call: Call, key_owner: str, trace_id: str) -> Job:
         """The job, agreed with the chain."""

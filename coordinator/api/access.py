@@ -24,6 +24,10 @@ Answer = dict[str, Any] | list[dict[str, Any]] | tuple[dict[str, Any], int]
 Handler = Callable[..., Awaitable[Answer]]
 
 _KEY_CHARS = 256
+_OF_ONE = 600
+"""Requests a minute of one client address without a key, to a route that is open and costs work: a form asks while one types."""
+_OF_ALL = 6000
+"""Of all addresses without a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class RefusedError(Exception):
 
 
 class Access:
-    """What the routes share: `keyed` guards one, `own_job` and `own_task` find what the request's key may see."""
+    """What the routes share: `keyed` and `admit` guard one, `own_job` and `own_task` find what the request's key may see."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -79,15 +83,28 @@ class Access:
 
         return checked
 
+    async def admit(self) -> None:
+        """For open routes that cost work: counts against the API key, if a good one comes along, else the client's address."""
+        now, key = self._clock.now(), await self._known(_key_text())
+        if key is not None:
+            limits = [(key.digest, key.rate_limit)]
+        else:
+            limits = [(b"of " + (request.remote_addr or "").encode(), _OF_ONE), (b"of all", _OF_ALL)]
+        for bucket, limit in limits:
+            if not (allowance := self._limits.take(bucket, limit, now)).allowed:
+                message = "too many requests" if key is not None else "too many requests without an API key"
+                raise RefusedError(429, "RATE_LIMITED", message, message=message, remedy=f"wait {allowance.reset} seconds")
+
     async def _key(self) -> ApiKey:
-        bearer = request.headers.get("Authorization", "")
-        text = request.headers.get("X-API-KEY") or (bearer[7:] if bearer.startswith("Bearer ") else "")
-        if not text:
+        if not (text := _key_text()):
             raise RefusedError(401, "API_KEY_MISSING", "no API key", remedy="send it in the header X-API-KEY")
-        key = await self._store.key(digest_of(text)) if len(text) <= _KEY_CHARS else None
-        if key is None or not key.active:
+        if (key := await self._known(text)) is None:
             raise RefusedError(403, "API_KEY_UNKNOWN", "the API key is unknown or inactive", remedy="ask for a new one")
         return key
+
+    async def _known(self, text: str) -> ApiKey | None:
+        key = await self._store.key(digest_of(text)) if 0 < len(text) <= _KEY_CHARS else None
+        return key if key is not None and key.active else None
 
     def may_read(self, job: Job) -> bool:
         """Whether the request's key sees the job."""
@@ -108,6 +125,11 @@ class Access:
         if task is None or job is None or not self.may_read(job):
             raise RefusedError(404, "TASK_NOT_FOUND", "no such task of this API key")
         return task, job
+
+
+def _key_text() -> str:
+    bearer = request.headers.get("Authorization", "")
+    return request.headers.get("X-API-KEY") or (bearer[7:] if bearer.startswith("Bearer ") else "")
 
 
 def uint256(text: str, field: str) -> int:

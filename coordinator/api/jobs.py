@@ -28,6 +28,7 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     @area.get("/api/fees")
     @area.get("/api/jobs/fees")
     async def fees() -> Answer:
+        await access.admit()
         asked = request.args
         kind = asked.get("task_definition_id", "1")
         if kind not in tuple("1234567"):

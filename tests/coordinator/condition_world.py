@@ -29,7 +29,7 @@ Written = str | int | Problem
 
 
 class FakeSources:
-    """Values by source as a test writes them; those of URLs in `hanging` wait, in `taking` take seconds. Counts requests by place."""
+    """Values by source as a test writes them; those of URLs in `hanging` wait, in `taking` take seconds. Counts requests."""
 
     def __init__(self) -> None:
         self.values: dict[Source, Written] = {}

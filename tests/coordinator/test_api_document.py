@@ -16,7 +16,6 @@ from coordinator.api.requests import LANGUAGES, posted_jobs
 from coordinator.api.server import api_app
 from coordinator.definitions.conditions import OPERATORS, SOURCE_TYPES
 from coordinator.jobs import MAX_LINKED, Jobs
-from coordinator.metrics import CoordinatorMetrics
 from coordinator.scheduler.time import MISSED_AFTER_S
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import MissedPolicy
@@ -51,12 +50,6 @@ def test_the_table_of_routes_is_the_apps() -> None:
     }
     told = {(method, path): key == "yes" for method, path, key, _ in rows("Routes")}
     assert told == {route: hasattr(view, "__wrapped__") for route, view in served.items()}
-
-
-def test_the_table_of_metrics_is_the_programs() -> None:
-    all_rows = CoordinatorMetrics("0").metrics.rows()
-    own = [r for r in all_rows if r.name.startswith(("triggerx_http", "triggerx_coordinator"))]
-    assert rows("Metrics") == [[r.name, r.type, ", ".join(r.labels), r.meaning] for r in own]
 
 
 def test_every_code_that_the_api_can_answer_is_in_the_table_of_errors() -> None:

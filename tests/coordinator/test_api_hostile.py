@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from consensus.errors import Invalid
 from consensus.events import declared
@@ -17,6 +19,11 @@ from coordinator.api.requests import PostedJob, posted_jobs, updated_job
 from coordinator.definitions.conditions import FIELDS, OPERATORS
 from coordinator.definitions.events import declaration
 from coordinator.definitions.posted import Call, spec_of
+from coordinator.jobs import Jobs
+from coordinator.store.memory import MemoryStore
+from node.infra.chain_memory import Ledger, MemoryChain
+from node.infra.clock import TrioClock
+from node.infra.compute import inline
 from tests.coordinator.conftest import ABI, CONDITION, EVENT, KEY_OWNER, SCRIPT, Api
 
 
@@ -240,3 +247,48 @@ def test_any_source_is_taken_or_refused_by_name(kind: str, url: str) -> None:
         posted_jobs(json.dumps([job]).encode())
     except Invalid as refused:
         assert refused.field == "value_source_url"  # noqa: PT017 - it may also be taken
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "169.254.169.254", "10.0.0.1:8443", "inside.example.org", "localhost", "0x7f.1"])
+async def test_a_script_is_not_looked_for_inside_the_network(api: Api, host: str) -> None:
+    script = f"https://{host}/ipfs/{SCRIPT.removeprefix('ipfs://')}"
+    answer = await api.post(api.posted(4, EVENT, dynamic_arguments_script_url=script))
+    found = answer.json()
+    assert (answer.status_code, found["field"], found["code"]) == (422, "dynamic_arguments_script_url", "SOURCE_REFUSED")
+
+
+async def test_fees_are_told_to_one_client_so_often_and_to_a_key_by_its_own_limit(api: Api) -> None:
+    params = {"target_chain_id": "31337"}
+    told = 0
+    while (await api.client.get("/api/fees", params=params)).status_code == 200:
+        told += 1
+        assert told < 2000
+    assert told >= 600
+    assert (await api.client.get("/api/fees", params=params, headers={"X-API-KEY": "TGRX-unknown"})).status_code == 429
+    mine = {"Authorization": api.headers["Authorization"]}  # as the SDK asks
+    assert (await api.client.get("/api/fees", params=params, headers=mine)).status_code == 200
+    limited = await api.other_key("else", rate_limit=1)
+    assert [(await api.client.get("/api/fees", params=params, headers=limited)).status_code for _ in range(2)] == [200, 429]
+
+
+async def test_a_condition_of_many_slow_hosts_holds_no_request_for_long(autojump_clock: MockClock) -> None:
+    async def slow(url: str, /, *schemes: str) -> None:
+        await trio.sleep(9)
+
+    clock, store = TrioClock(), MemoryStore()
+    ledger = Ledger(clock, round_seconds=12)
+    jobs = Jobs(store, {31337: MemoryChain(clock, ledger=ledger)}, clock, inline, changed=no_news, check_url=slow)
+    leaf = {"condition_type": "greater_than", "upper_limit": 1}
+    leaves = [{**leaf, "source": {"type": "api", "url": f"https://h{n}.example.org/"}} for n in range(16)]
+    job = Api(store, ledger, MemoryChain(clock, ledger=ledger), clock, [], None, {}, None).posted(  # type: ignore[arg-type]
+        5, {"condition": {"all": leaves}}
+    )
+    began = trio.current_time()
+    with pytest.raises(Invalid, match="value_source_url") as refused:
+        await jobs.create(posted_jobs(json.dumps([job]).encode()), key_owner=KEY_OWNER, trace_id="")
+    assert refused.value.code == "SOURCE_UNREACHABLE"
+    assert trio.current_time() - began < 25
+
+
+async def no_news(job_id: int) -> None:
+    """For jobs that nobody schedules."""
