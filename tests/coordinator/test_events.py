@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import trio
@@ -28,9 +29,9 @@ Clock = MockClock
 class World:
     """A chain that makes a block every second, and its clock."""
 
-    def __init__(self, confirmations: int = 0) -> None:
+    def __init__(self, confirmations: int = 0, latency: float = 0) -> None:
         self.clock = TrioClock()
-        self.chain = MemoryChain(self.clock, confirmations=confirmations)
+        self.chain = MemoryChain(self.clock, confirmations=confirmations, latency=latency)
         self.ledger = self.chain.ledger
         self.desk = Desk()
 
@@ -465,7 +466,7 @@ async def test_whatever_the_chain_does_what_stays_fires_once_and_what_goes_does_
 ) -> None:
     """An oracle reads the final chain. Reorganisations, re-mined transactions, outages, restarts, jobs that come and go."""
     chance = random.Random(seed)
-    world = World(chance.choice([0, 0, 2]))
+    world = World(chance.choice([0, 0, 2]), latency=chance.choice([0, 0.05, 0.3]))
     created = world.now
     jobs = {
         1: planned(1, on_event(), created),
@@ -476,16 +477,18 @@ async def test_whatever_the_chain_does_what_stays_fires_once_and_what_goes_does_
     dropped: list[Sending] = []
     lives = 4 if seed % 2 else 1
     for life in range(lives):  # of a coordinator
-        known = [
-            planned(
-                **{f: getattr(j, f) for f in ("trigger", "created_at")} | {"job_id": i, "caught_up": i in world.desk.caught_up}
-            )
-            for i, j in jobs.items()
-        ]
-        async with scheduling(world.chain, world.clock, world.desk, *known):
+        stored = [replace(job, caught_up=i in world.desk.caught_up) for i, job in jobs.items()]
+        late = stored.pop() if chance.random() < 0.5 else None
+        async with scheduling(world.chain, world.clock, world.desk, *stored) as scheduler:
             for _ in range(120 // lives):
                 await trio.sleep(chance.choice([0.1, 1, 1, 4]))
-                match chance.randrange(12):
+                match chance.randrange(14):
+                    case 12:
+                        job = chance.choice(list(jobs.values()))  # put in anew, whatever is being read at this moment
+                        scheduler.put(replace(job, caught_up=job.job_id in world.desk.caught_up))
+                    case 13 if late is not None:
+                        scheduler.put(late)
+                        late = None
                     case 0 | 1 | 2 | 3:
                         world.ledger.emit(CONTRACT, *pinged(chance.randrange(3), chance.randrange(3)))
                     case 4 | 5 | 6:
@@ -503,6 +506,8 @@ async def test_whatever_the_chain_does_what_stays_fires_once_and_what_goes_does_
                         world.desk.away = not world.desk.away
             world.chain.go_online()
             world.desk.away = False
+            if late is not None:
+                scheduler.put(late)
             if life == lives - 1:
                 await world.blocks(40)
                 await world.settle()
