@@ -10,6 +10,8 @@ import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import httpcore
 import trio
@@ -21,6 +23,7 @@ _MOST = 256  # requests under way
 _MOST_IDLE = 64
 _IDLE_S = 30.0
 _CLOSE_S = 1.0
+_HEAD_BYTES = 128 * 1024  # what a server may send before its answer begins: interim answers cost work and have no end
 
 Addresses = Callable[[str, int], Awaitable[Sequence[str]]]
 """Where a connection to a host and port may go. Raises OSError when nowhere now, anything else when never."""
@@ -30,11 +33,11 @@ class Connections:
     """Requests over kept connections. Raises httpcore's exceptions, and what `addresses` does but OSError."""
 
     def __init__(self, addresses: Addresses, context: ssl.SSLContext) -> None:
-        self._network = Guarded(addresses)
+        self._addresses = addresses
         self._context = context
         self._limiter = trio.CapacityLimiter(_MOST)
-        self._idle: OrderedDict[httpcore.AsyncHTTPConnection, tuple[float, tuple[str, str]]] = OrderedDict()
-        self._by_place: dict[tuple[str, str], list[httpcore.AsyncHTTPConnection]] = {}
+        self._idle: OrderedDict[_Connection, tuple[float, tuple[str, str]]] = OrderedDict()
+        self._by_place: dict[tuple[str, str], list[_Connection]] = {}
 
     @asynccontextmanager
     async def get(self, target: Target, headers: Sequence[tuple[str, str]]) -> AsyncIterator[httpcore.Response]:
@@ -43,15 +46,17 @@ class Connections:
         place = (target.scheme, target.place)
         async with self._limiter:
             connection = await self._taken(place, url)
+            connection.network.left = _HEAD_BYTES
             try:
-                response = await connection.handle_async_request(httpcore.Request("GET", url, headers=headers))
+                response = await connection.http.handle_async_request(httpcore.Request("GET", url, headers=headers))
+                connection.network.left = None  # the body is whoever reads it's to bound
                 try:
                     yield response
                 finally:
                     with trio.CancelScope(deadline=trio.current_time() + _CLOSE_S, shield=True):
                         await response.aclose()
             finally:
-                if connection.is_idle() and not connection.is_closed():
+                if connection.http.is_idle() and not connection.http.is_closed():
                     self._idle[connection] = (trio.current_time(), place)
                     self._by_place.setdefault(place, []).append(connection)
                 else:
@@ -63,17 +68,21 @@ class Connections:
         while self._idle:
             await _close(self._pop(next(iter(self._idle))))
 
-    async def _taken(self, place: tuple[str, str], url: httpcore.URL) -> httpcore.AsyncHTTPConnection:
+    async def _taken(self, place: tuple[str, str], url: httpcore.URL) -> _Connection:
         while kept := self._by_place.get(place):
             connection = self._pop(kept[-1])
-            if not connection.has_expired():  # nor closed by the other side
+            if not connection.http.has_expired():  # nor closed by the other side
                 return connection
             await _close(connection)
-        return httpcore.AsyncHTTPConnection(
-            url.origin, ssl_context=self._context, keepalive_expiry=_IDLE_S, network_backend=self._network
+        network = Guarded(self._addresses)
+        return _Connection(
+            httpcore.AsyncHTTPConnection(
+                url.origin, ssl_context=self._context, keepalive_expiry=_IDLE_S, network_backend=network
+            ),
+            network,
         )
 
-    def _pop(self, connection: httpcore.AsyncHTTPConnection) -> httpcore.AsyncHTTPConnection:
+    def _pop(self, connection: _Connection) -> _Connection:
         _, place = self._idle.pop(connection)
         self._by_place[place].remove(connection)
         if not self._by_place[place]:
@@ -90,9 +99,10 @@ class Connections:
 
 
 class Guarded(httpcore.AsyncNetworkBackend):
-    """Opens connections, and only to addresses that were looked at."""
+    """Opens connections, only to addresses that were looked at. `left` is how many bytes they may still bring, None for any."""
 
     def __init__(self, addresses: Addresses) -> None:
+        self.left: int | None = None
         self._addresses = addresses
         self._network = httpcore.TrioBackend()
 
@@ -111,7 +121,8 @@ class Guarded(httpcore.AsyncNetworkBackend):
         failure: Exception = httpcore.ConnectError("no address")
         for address in addresses:
             try:
-                return await self._network.connect_tcp(address, port, CONNECT_S, local_address, socket_options)
+                stream = await self._network.connect_tcp(address, port, CONNECT_S, local_address, socket_options)
+                return _Counted(stream, self)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -120,6 +131,44 @@ class Guarded(httpcore.AsyncNetworkBackend):
         await trio.sleep(seconds)
 
 
-async def _close(connection: httpcore.AsyncHTTPConnection) -> None:
+class _Counted(httpcore.AsyncNetworkStream):
+    """Ends what brings more than may come."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, network: Guarded) -> None:
+        self._stream = stream
+        self._network = network
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        received = await self._stream.read(max_bytes, timeout)
+        if self._network.left is not None:
+            self._network.left -= len(received)
+            if self._network.left < 0:
+                raise httpcore.RemoteProtocolError("too much before the answer")
+        return received
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _Counted(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._network)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Connection:
+    """One, and what its bytes come through."""
+
+    http: httpcore.AsyncHTTPConnection
+    network: Guarded
+
+
+async def _close(connection: _Connection) -> None:
     with trio.CancelScope(deadline=trio.current_time() + _CLOSE_S, shield=True):
-        await connection.aclose()
+        await connection.http.aclose()

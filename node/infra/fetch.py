@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urljoin
 
@@ -41,7 +41,9 @@ _PER_HOST = 4
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _LONGEST_ASKED_REST_S = 300.0  # Retry-After is obeyed up to this
 _REMEMBERED = 4096  # hosts and URLs that failed: the longest unseen are forgotten
-_RESOLVING = 16  # threads; an abandoned look-up holds one until the system gives it up
+_RESOLVING = 16  # threads for names that are found quickly, and as many for all others
+_SLOW_S, _SLOW_FOR_S = 1.0, 600.0
+_FREE_PIECES, _LEAST_PIECE = 512, 64  # chunks of a byte cost a hundred times what the byte does
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = [("User-Agent", "triggerx"), ("Accept", "application/json, */*"), ("Accept-Encoding", "identity")]
 
@@ -52,7 +54,7 @@ class Fetcher:
 
     def __init__(self, settings: FetchSettings, resolver: Resolver | None, context: ssl.SSLContext) -> None:
         self._settings = settings
-        self._resolver = resolver or _Names()
+        self._resolver = resolver or Names()
         self._context = context
         self._allow = frozenset(entry.lower() for entry in settings.allow)
         self._rests = Rests()
@@ -166,9 +168,12 @@ class Fetcher:
             raise Failed(REFUSED, f"a redirect to another url: {error}") from None
 
     async def _body(self, chunks: AsyncIterator[bytes]) -> bytes:
-        body = bytearray()
+        body, pieces = bytearray(), 0
         async for chunk in chunks:
             body += chunk
+            pieces += 1
+            if pieces > _FREE_PIECES + len(body) // _LEAST_PIECE:
+                raise Failed(UNUSABLE, "an answer in crumbs")
             if len(body) > self._settings.max_bytes:
                 raise Failed(UNUSABLE, f"an answer of more than {self._settings.max_bytes} bytes")
         return bytes(body)
@@ -262,16 +267,41 @@ class _Slots:
         self.users = 0
 
 
-class _Names:
-    """The system's resolver, in threads of its own: slow name servers must not hold those that others wait for."""
+class Names:
+    """The system's resolver, in threads of its own. A look-up that takes long holds its thread until the system gives it up, so
+    names that have been found quickly have threads that no other name gets; one that was slow is not among them for a while."""
 
-    def __init__(self) -> None:
-        self._limiter: trio.CapacityLimiter | None = None
+    def __init__(self, look_up: Callable[[str, int], Sequence[str]] | None = None) -> None:
+        self._look_up = look_up or _look_up
+        self._quick: OrderedDict[str, None] = OrderedDict()
+        self._slow: OrderedDict[str, float] = OrderedDict()
+        self._threads: dict[bool, trio.CapacityLimiter] = {}
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self._limiter = self._limiter or trio.CapacityLimiter(_RESOLVING)
-        found = await trio.to_thread.run_sync(partial(_look_up, host, port), abandon_on_cancel=True, limiter=self._limiter)  # type: ignore[call-arg]
+        threads = self._threads.setdefault(host in self._quick, trio.CapacityLimiter(_RESOLVING))
+        took = _SLOW_S
+        try:
+            found, took = await trio.to_thread.run_sync(self._timed, host, port, abandon_on_cancel=True, limiter=threads)  # type: ignore[call-arg]
+        finally:
+            self._remember(host, took >= _SLOW_S)
         return list(dict.fromkeys(found))
+
+    def _remember(self, host: str, slow: bool) -> None:
+        now = trio.current_time()
+        if slow:
+            self._quick.pop(host, None)
+            self._slow[host] = now + _SLOW_FOR_S
+        elif self._slow.get(host, now) <= now:
+            self._slow.pop(host, None)
+            self._quick[host] = None
+        for names in (self._quick, self._slow):
+            while len(names) > _REMEMBERED:
+                names.popitem(last=False)
+
+    def _timed(self, host: str, port: int) -> tuple[Sequence[str], float]:
+        began = time.perf_counter()
+        found = self._look_up(host, port)
+        return found, time.perf_counter() - began
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import itertools
 import ssl
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from consensus.errors import Failed, Transient, TriggerXError
-from node.infra.fetch import Fetcher, Rests, open_fetcher
+from node.infra.fetch import Fetcher, Names, Rests, open_fetcher
 from node.infra.settings import FetchSettings
 from tests.infra.web import Web, open_web, redirect, reply
 
@@ -156,6 +157,25 @@ async def test_an_endless_answer_ends_at_the_limit_of_its_size(web: Web, fetcher
     assert await code_of(fetcher, f"{web.url}/") == (Failed, "SOURCE_UNUSABLE")
 
 
+async def test_an_answer_in_crumbs_is_not_put_together(web: Web, fetcher: Fetcher):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    web.replies |= {
+        "/few": head + b"1\r\nx\r\n" * 500 + b"0\r\n\r\n",
+        "/many": head + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n",
+    }
+    assert await fetcher.get(f"{web.url}/few") == b"x" * 500
+    assert await code_of(fetcher, f"{web.url}/many") == (Failed, "SOURCE_UNUSABLE")
+
+
+async def test_interim_answers_without_end_are_given_up(web: Web, fetcher: Fetcher):
+    web.replies |= {
+        "/few": b"HTTP/1.1 103 x\r\n\r\n" * 10 + reply(b"1"),
+        "/many": b"HTTP/1.1 103 x\r\n\r\n" * 50_000 + reply(b"1"),
+    }
+    assert await fetcher.get(f"{web.url}/few") == b"1"
+    assert await code_of(fetcher, f"{web.url}/many") == (Transient, "SOURCE_UNREACHABLE")
+
+
 async def test_a_server_that_dribbles_has_no_more_time_than_others(web: Web):
     async def dribbles(stream: trio.abc.Stream) -> None:
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
@@ -181,6 +201,32 @@ async def test_a_resolver_that_does_not_answer_has_no_more_time_than_servers():
         ):
             with pytest.raises(Transient):
                 await ask(url)
+
+
+async def test_names_that_are_found_slowly_do_not_hold_up_those_that_were_found():
+    """One user's names, at a name server that answers none of them."""
+    answered, asked = threading.Event(), threading.Semaphore(0)
+
+    def look_up(host: str, port: int) -> list[str]:
+        if host.startswith("slow"):
+            asked.release()
+            answered.wait(30)
+        return ["93.184.215.14"]
+
+    names = Names(look_up)
+    try:
+        with trio.fail_after(20):
+            assert await names("known.example", 443) == ["93.184.215.14"]
+            async with trio.open_nursery() as nursery:
+                for n in range(100):
+                    nursery.start_soon(names, f"slow{n}.example", 443)
+                for _ in range(16):
+                    await trio.to_thread.run_sync(asked.acquire)
+                for _ in range(3):
+                    assert await names("known.example", 443) == ["93.184.215.14"]
+                nursery.cancel_scope.cancel()
+    finally:
+        answered.set()
 
 
 async def test_three_redirects_are_followed_and_a_fourth_is_not(web: Web, fetcher: Fetcher):
