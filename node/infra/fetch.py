@@ -283,10 +283,12 @@ class Names:
         try:
             found, took = await trio.to_thread.run_sync(self._timed, host, port, abandon_on_cancel=True, limiter=threads)  # type: ignore[call-arg]
         finally:
-            self._remember(host, took >= _SLOW_S)
+            self._remember(host, slow=took >= _SLOW_S)
+        if isinstance(found, OSError):
+            raise found
         return list(dict.fromkeys(found))
 
-    def _remember(self, host: str, slow: bool) -> None:
+    def _remember(self, host: str, *, slow: bool) -> None:
         now = trio.current_time()
         if slow:
             self._quick.pop(host, None)
@@ -298,9 +300,12 @@ class Names:
             while len(names) > _REMEMBERED:
                 names.popitem(last=False)
 
-    def _timed(self, host: str, port: int) -> tuple[Sequence[str], float]:
+    def _timed(self, host: str, port: int) -> tuple[Sequence[str] | OSError, float]:
         began = time.perf_counter()
-        found = self._look_up(host, port)
+        try:
+            found: Sequence[str] | OSError = self._look_up(host, port)
+        except OSError as error:
+            found = error
         return found, time.perf_counter() - began
 
 
