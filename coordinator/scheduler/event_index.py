@@ -1,16 +1,18 @@
-"""Which event jobs a log is of: found by contract, topic and one filter's value, whatever the number of jobs."""
+"""Which event jobs a log is of: found by contract, topic and the filters' values, whatever the number of jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from consensus.events import Declaration, OnEvent, Wanted, declared, wanted
 from node.infra.chain import Log
 
-_Key = tuple[int, Any] | None
-"""A filter's parameter and value, by which its job is found; None for jobs without filters."""
+_Shape = tuple[bool, ...]
+"""Which parameters are indexed: with the topic, all that decides how a log is read. Parameters' names are their users' own."""
+_Places = tuple[int, ...]
+_Values = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +30,33 @@ def ask_of(trigger: OnEvent) -> Ask:
 
 
 @dataclass(slots=True)
+class _Alike:
+    """Jobs that ask for the very same."""
+
+    ids: set[int] = field(default_factory=set)
+    shared: tuple[int, ...] | None = ()
+    """The same as one value for all logs that match; None when it has to be made anew."""
+
+    def listed(self) -> tuple[int, ...]:
+        if self.shared is None:
+            self.shared = tuple(self.ids)
+        return self.shared
+
+
+@dataclass(slots=True)
 class _Jobs:
-    """The jobs of one declaration on one contract: a log is decoded once for all of them."""
+    """The jobs of one event of one contract: a log is decoded once for all of them, and found once a set of filtered places."""
 
     declaration: Declaration
-    by_key: dict[_Key, dict[int, Wanted]] = field(default_factory=dict)
+    filtered: dict[_Places, dict[_Values, _Alike]] = field(default_factory=dict)
 
 
 class EventIndex:
     """Jobs by what they ask for. `asked` is what has to be asked of the chain on their behalf."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[bytes, bytes], dict[str, _Jobs]] = {}
-        self._jobs: dict[int, tuple[tuple[bytes, bytes], str, _Key]] = {}
+        self._places: dict[tuple[bytes, bytes], dict[_Shape, _Jobs]] = {}
+        self._jobs: dict[int, tuple[tuple[bytes, bytes], _Shape, _Places, _Values]] = {}
         self._asked: tuple[tuple[bytes, ...], tuple[bytes, ...]] | None = ((), ())
 
     def __len__(self) -> int:
@@ -51,23 +67,30 @@ class EventIndex:
         place = (ask.contract, ask.declaration.topic)
         if place not in self._places:
             self._asked = None
-        text = ask.declaration.text
-        jobs = self._places.setdefault(place, {}).setdefault(text, _Jobs(ask.declaration))
-        key: _Key = ask.filters[0] if ask.filters else None
-        jobs.by_key.setdefault(key, {})[job_id] = ask.filters
-        self._jobs[job_id] = (place, text, key)
+        shape = tuple(p.indexed for p in ask.declaration.parameters)
+        filters = sorted(ask.filters, key=lambda each: each[0])
+        at, values = tuple(p for p, _ in filters), tuple(value for _, value in filters)
+        jobs = self._places.setdefault(place, {}).setdefault(shape, _Jobs(ask.declaration))
+        alike = jobs.filtered.setdefault(at, {}).setdefault(values, _Alike())
+        alike.ids.add(job_id)
+        alike.shared = None
+        self._jobs[job_id] = (place, shape, at, values)
 
     def remove(self, job_id: int) -> None:
         found = self._jobs.pop(job_id, None)
         if found is None:
             return
-        place, text, key = found
-        jobs = self._places[place][text]
-        del jobs.by_key[key][job_id]
-        if not jobs.by_key[key]:
-            del jobs.by_key[key]
-        if not jobs.by_key:
-            del self._places[place][text]
+        place, shape, at, values = found
+        jobs = self._places[place][shape]
+        alike = jobs.filtered[at][values]
+        alike.ids.remove(job_id)
+        alike.shared = None
+        if not alike.ids:
+            del jobs.filtered[at][values]
+        if not jobs.filtered[at]:
+            del jobs.filtered[at]
+        if not jobs.filtered:
+            del self._places[place][shape]
         if not self._places[place]:
             del self._places[place]
             self._asked = None
@@ -82,16 +105,16 @@ class EventIndex:
             )
         return self._asked
 
-    def jobs_of(self, log: Log) -> list[int]:
-        """Ids of the jobs whose trigger the log matches."""
-        return list(self._matching(log)) if log.topics else []
-
-    def _matching(self, log: Log) -> Iterator[int]:
+    def jobs_of(self, log: Log) -> Sequence[int]:
+        """Ids of the jobs whose trigger the log matches. What many logs match alike is one and the same sequence."""
+        if not log.topics:
+            return ()
+        found: list[_Alike] = []
         for jobs in self._places.get((log.address, log.topics[0]), {}).values():
             values = jobs.declaration.decode(log.topics, log.data)
             if values is None:
                 continue
-            for key in (None, *enumerate(values)):
-                for job_id, filters in jobs.by_key.get(key, {}).items():
-                    if all(values[place] == value for place, value in filters):
-                        yield job_id
+            for at, wanted_there in jobs.filtered.items():
+                if (alike := wanted_there.get(tuple(values[place] for place in at))) is not None:
+                    found.append(alike)
+        return found[0].listed() if len(found) == 1 else [job_id for alike in found for job_id in alike.ids]

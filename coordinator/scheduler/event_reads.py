@@ -15,6 +15,7 @@ _BLOCK_READS = 8  # at a time, for the times of blocks with matches
 MOST_SPAN = 5_000
 """Blocks of one read; shorter ones while they hold much."""
 _MANY, _FEW = 8_000, 2_000  # logs of one read that make the next one shorter, or longer
+_WITHOUT_PAUSE = 64  # logs looked at in one go, a millisecond or two: time jobs and answers are due meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,23 @@ async def read_hits(chain: Chain, index: EventIndex, first: int, head: Head) -> 
     if not contracts:
         return Reading((), 0)
     logs = await chain.logs(contracts, topics, first, head.number, tip=head.hash)
-    found = [(each, job_ids) for each in logs if (job_ids := index.jobs_of(each))]
+    found = await _matching(index, logs)
     times = await _times(chain, {each.block_number: each.block_hash for each, _ in found}, head)
     return Reading([Hit(each, times[each.block_number], job_ids) for each, job_ids in found], len(logs))
+
+
+async def _matching(index: EventIndex, logs: Sequence[Log]) -> list[tuple[Log, Sequence[int]]]:
+    """The logs that jobs ask for, with these. A contract may emit ten thousand in a block, or a few of a megabyte."""
+    found: list[tuple[Log, Sequence[int]]] = []
+    work = 0
+    for each in logs:
+        if job_ids := index.jobs_of(each):
+            found.append((each, job_ids))
+        work += 1 + len(each.data) // 1024
+        if work >= _WITHOUT_PAUSE:
+            work = 0
+            await trio.lowlevel.checkpoint()
+    return found
 
 
 async def _times(chain: Chain, blocks: Mapping[int, bytes], head: Head) -> dict[int, int]:
