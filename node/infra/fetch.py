@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urljoin
 
@@ -41,6 +42,7 @@ _PER_HOST = 4
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _LONGEST_ASKED_REST_S = 300.0  # Retry-After is obeyed up to this
 _REMEMBERED = 4096  # hosts and URLs that failed: the longest unseen are forgotten
+_MOST_ANSWERED = 65_536  # URLs that are remembered to have been answered
 _RESOLVING = 16  # threads for names that are found quickly, and as many for all others
 _SLOW_S, _SLOW_FOR_S = 1.0, 600.0
 _FREE_PIECES, _LEAST_PIECE = 512, 64  # chunks of a byte cost a hundred times what the byte does
@@ -59,6 +61,7 @@ class Fetcher:
         self._allow = frozenset(entry.lower() for entry in settings.allow)
         self._rests = Rests()
         self._slots: dict[str, _Slots] = {}
+        self._answered: OrderedDict[str, None] = OrderedDict()  # URLs that were, the last time
         self._connections = Connections(self.addresses, context)
 
     async def aclose(self) -> None:
@@ -80,19 +83,23 @@ class Fetcher:
     async def get(self, url: str) -> bytes:
         """The body of a 2xx answer, after at most three redirects, each checked as the first URL was."""
         target = self._parsed(url, "http", "https")
-        self._rests.refuse(target.place, url)
-        waiting = True
+        turn = _Turn(known=url in self._answered)
+        self._rests.refuse(target.place, url, *turn.asked_too_much(target))
         try:
             with _patience(self._settings.timeout_s):
-                async with self._slot(target.place):
-                    waiting = False
-                    body = await self._follow(target)
+                body = await self._follow(target, turn)
         except Transient as error:
-            if not waiting:  # a host that is busy with others did not fail this URL
-                blame = error.blame if isinstance(error, _HostFailed) else url
-                self._rests.failed(blame, error.pause if isinstance(error, _HostFailed) else 0.0)
+            self._answered.pop(url, None)
+            if isinstance(error, _HostFailed):
+                self._rests.failed(error.blame, error.pause)
+            if not turn.waiting and not (isinstance(error, _HostFailed) and error.unreachable):
+                self._rests.failed(url, error.pause if isinstance(error, _HostFailed) else 0.0)
             raise
-        self._rests.recovered(target.place, url)
+        self._rests.recovered(target.place, url, _busy(target))
+        self._answered.pop(url, None)
+        self._answered[url] = None
+        while len(self._answered) > _MOST_ANSWERED:
+            self._answered.popitem(last=False)
         return body
 
     async def connect(self, url: str) -> tuple[Target, Stream]:
@@ -131,15 +138,20 @@ class Fetcher:
         except RefusedUrl as error:
             raise Failed(REFUSED, str(error)) from None
 
-    async def _follow(self, target: Target) -> bytes:
+    async def _follow(self, target: Target, turn: _Turn) -> bytes:
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = await self._exchange(target)
+            turn.waiting = True
+            async with self._slot(target.place):  # also where it is redirected to: nobody is asked more by way of another
+                turn.waiting = False
+                answer = await self._exchange(target)
             if isinstance(answer, bytes):
                 return answer
             if target.secure and not answer.secure:
                 raise Failed(REFUSED, "a redirect from https to http")
             target = answer
-            self._rests.refuse(target.place)
+            turn.waiting = True  # that host's rest is no fault of this URL
+            self._rests.refuse(target.place, *turn.asked_too_much(target))
+        turn.waiting = False
         raise Failed(UNUSABLE, f"more than {_MAX_REDIRECTS} redirects")
 
     async def _exchange(self, target: Target) -> bytes | Target:
@@ -251,12 +263,30 @@ class Rests:
 
 
 class _HostFailed(Transient):
-    """The host is to rest, not the one URL: it cannot be reached, or says itself that it is asked too much."""
+    """The host is to rest, not only the one URL: it cannot be reached, or says itself that it is asked too much."""
 
-    def __init__(self, blame: str, detail: str, pause: float = 0.0) -> None:
+    def __init__(self, blame: str, detail: str, pause: float = 0.0, *, unreachable: bool = True) -> None:
         super().__init__(UNREACHABLE, detail)
         self.blame = blame
         self.pause = pause
+        self.unreachable = unreachable
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One request's way: whether its URL was `known` to be answered, and whether it waits for others."""
+
+    known: bool
+    waiting: bool = True
+
+    def asked_too_much(self, target: Target) -> Sequence[str]:
+        """A host that is asked too much rests for all URLs but those that it answered the last time: a path that says 503 to
+        everybody must not stop what others watch there."""
+        return () if self.known else (_busy(target),)
+
+
+def _busy(target: Target) -> str:
+    return f"busy {target.place}"
 
 
 class _Slots:
@@ -341,7 +371,7 @@ def _check_status(target: Target, status: int, retry_after: bytes) -> None:
         return
     if status in (429, 503):
         pause = min(float(retry_after), _LONGEST_ASKED_REST_S) if retry_after.isdigit() and len(retry_after) < 9 else 0.0
-        raise _HostFailed(target.place, f"{target.place} answers {status}: it is asked too much", pause)
+        raise _HostFailed(_busy(target), f"{target.place} answers {status}: it is asked too much", pause, unreachable=False)
     if status >= 500 or status == 408:
         raise Transient(UNREACHABLE, f"{target.place} answers {status}")
     raise Failed(UNUSABLE, f"{target.place} answers {status}")

@@ -266,6 +266,51 @@ async def test_a_host_that_says_it_is_asked_too_much_is_asked_when_it_said(web: 
         await fetcher.get(f"{web.url}/b")
 
 
+async def test_a_path_that_is_always_asked_too_much_does_not_stop_what_others_watch_there(web: Web, fetcher: Fetcher):
+    web.replies |= {"/mine": reply(b"1"), "/trap": reply(b"", 503, "Retry-After: 300"), "/by": redirect("/trap")}
+    assert await fetcher.get(f"{web.url}/mine") == b"1"
+    assert await code_of(fetcher, f"{web.url}/trap") == (Transient, "SOURCE_UNREACHABLE")
+    assert await fetcher.get(f"{web.url}/mine") == b"1"
+    assert await code_of(fetcher, f"{web.url}/by") == (Transient, "SOURCE_UNREACHABLE")
+    assert await fetcher.get(f"{web.url}/mine") == b"1"
+    for trap in ("trap", "by"):
+        with pytest.raises(Transient, match="asked again in"):
+            await fetcher.get(f"{web.url}/{trap}")
+    web.replies["/mine"] = reply(b"", 429)
+    assert await code_of(fetcher, f"{web.url}/mine") == (Transient, "SOURCE_UNREACHABLE")
+    with pytest.raises(Transient, match="asked again in"):
+        await fetcher.get(f"{web.url}/mine")
+    assert web.asked == {"/mine": 4, "/trap": 2, "/by": 1}
+
+
+async def test_redirects_ask_no_host_for_more_at_a_time(web: Web):
+    arrived, go = 0, trio.Event()
+
+    async def waits(stream: trio.abc.Stream) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 4:
+            go.set()
+        await go.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        most.append(arrived)
+        await stream.send_all(reply(b"1"))
+
+    most: list[int] = []
+    async with contextlib.AsyncExitStack() as stack:
+        hosts = [await stack.enter_async_context(open_web()) for _ in range(6)]
+        fetcher = await stack.enter_async_context(open_fetcher(FetchSettings(allow=("127.0.0.1",))))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for place, host in enumerate(hosts):
+            host.replies["/"] = redirect(f"{web.url}/{place}")
+            web.replies[f"/{place}"] = waits
+            nursery.start_soon(fetcher.get, f"{host.url}/")
+        with trio.fail_after(20):
+            await go.wait()
+    assert most[0] == 4
+    assert arrived == 6
+
+
 async def test_pauses_double_up_to_a_minute_and_end_with_a_success(autojump_clock):
     rests = Rests()
     waited = []
