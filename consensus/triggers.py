@@ -51,6 +51,6 @@ def names(trigger: Trigger, trigger_id: int, observation: Observation) -> bool:
             return events.firing_id(trigger.chain_id, observation.transaction, observation.position) == trigger_id
         case OnCondition(), EdgeSeen():
             return 1 <= trigger_id < 2**63
-        case (Interval() | Cron() | Moments()), None:
+        case ((Interval() | Cron() | Moments()), None):
             return 0 < trigger_id < 2**63
     return False

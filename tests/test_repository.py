@@ -99,8 +99,7 @@ def test_the_ports_and_the_configurations_for_operators_are_those_of_the_code(tm
     text = (ROOT / "docs/operators.md").read_text()
     ports = dict(re.findall(r"^\| (\d+)/tcp \| `([a-z.]+)`", text, re.MULTILINE))
     node, coordinator = (
-        {row.key: row.default for row in settings.option_rows(model)}
-        for model in (settings.NodeSettings, CoordinatorSettings)
+        {row.key: row.default for row in settings.option_rows(model)} for model in (settings.NodeSettings, CoordinatorSettings)
     )
     assert f"/tcp/{4001}" in node["mesh.listen"]
     assert ports == {"4001": "mesh.listen", node["status.port"]: "status.port", coordinator["api.port"]: "api.port"}

@@ -23,7 +23,7 @@ class Fire(Protocol):
 
 
 class Scheduler(Protocol):
-    """Watches the jobs of the shards that this coordinator holds, of one kind of trigger. Keeps nothing that is not in the store."""
+    """Watches the jobs of the shards held here, of one kind of trigger. Keeps nothing that is not in the store."""
 
     def put(self, planned: Planned) -> None:
         """A job that is new here or has changed; takes effect at once. What it knew of the job before is replaced."""

@@ -22,8 +22,8 @@ from cli.devnet.processes import open_processes
 from cli.devnet.view import Heading, PlainLines, render
 from cli.devnet.watch import KEPT_TASKS, Place, Watch
 from consensus.errors import Failed, Misconfigured
-from node.infra.deploy import Deployment
 from coordinator.settings import CoordinatorSettings
+from node.infra.deploy import Deployment
 from node.infra.settings import NodeSettings, load
 from tests.devnet.running import alive, eventually
 
