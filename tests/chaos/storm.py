@@ -41,6 +41,7 @@ PING_EVERY_S = 5.0
 HELD_S = 12.0  # that a condition holds, and that it does not, at the least: two polls and a takeover
 DRAIN_S = 180.0
 _LOOK_S = 0.5
+FAILURES = ("failed", "rejected", "not_executed", "not_attested", "expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,8 @@ class Storm:
                 log.info("ping not sent", code=error.code)  # the chain is down
 
     async def _move(self, group: int, posted: list[Posted]) -> None:
-        """Raises the group's value, and lowers it when every job has taken the edge: each is there long enough to be seen."""
+        """Raises the group's value, and lowers it when every job's task of the edge has ended, since keepers look for
+        themselves; raises it again when every job is armed."""
         jobs = [p for p in posted if p.plan.kind == "condition" and p.plan.group == group]
         while True:
             await trio.sleep(HELD_S)
@@ -191,21 +193,21 @@ class Storm:
             self._source.raised.setdefault(group, []).append(self._clock.now())
             await trio.sleep(HELD_S)
             edges = len(self._source.raised[group])
-            while not all([await self._fired(job.id) >= edges for job in jobs]):  # noqa: ASYNC110  (in other processes)
+            while not all([await self._ended(job.id, edges) for job in jobs]):  # noqa: ASYNC110  (in other processes)
                 await trio.sleep(_LOOK_S)
             self._source.values[group] = self._rng.randint(-100, 100)
             while not all([await self._armed(job.id) for job in jobs]):  # noqa: ASYNC110
                 await trio.sleep(_LOOK_S)
 
-    async def _fired(self, job_id: int) -> int:
-        return int((await self._condition(job_id)).get("times_fired", 0))
+    async def _ended(self, job_id: int, edge: int) -> bool:
+        return (await self._task(job_id, edge)).get("task_status") in ("completed", *FAILURES)
 
     async def _armed(self, job_id: int) -> bool:
-        return bool((await self._condition(job_id)).get("armed", False))
-
-    async def _condition(self, job_id: int) -> dict[str, Any]:
         job = await self._get(f"/api/jobs/id/{job_id}")
-        found: dict[str, Any] = job.get("condition_job_data", {}) if isinstance(job, dict) else {}
+        return bool(job.get("condition_job_data", {}).get("armed", False))
+
+    async def _task(self, job_id: int, trigger_id: int) -> dict[str, Any]:
+        found: dict[str, Any] = await self._get(f"/api/tasks/id/{task_id(job_id, trigger_id)}")
         return found
 
     async def _get(self, path: str) -> Any:
@@ -300,8 +302,8 @@ class Storm:
     async def _reasons(self, missing: list[Due]) -> dict[tuple[int, int], str]:
         found = {}
         for due in missing:
-            task = await self._get(f"/api/tasks/id/{task_id(due.job_id, due.trigger_id)}")
-            if task.get("task_status") in ("failed", "rejected", "not_executed", "not_attested", "expired"):
+            task = await self._task(due.job_id, due.trigger_id)
+            if task.get("task_status") in FAILURES:
                 found[due.key] = f"{task['task_status']}: {task['task_error']}"
         return found
 
