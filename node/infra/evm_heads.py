@@ -13,7 +13,7 @@ import structlog
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, open_websocket_url
 
-from consensus.errors import Transient
+from consensus.errors import Transient, first_of
 from node.infra.chain import Head
 from node.infra.nesting import check_nesting
 from node.infra.retry import doubling, full_jitter
@@ -123,8 +123,13 @@ class Pulse:
                 self._beat()  # for what came while it was away
                 while True:
                     await self._hear(socket, head)
+        except _GaveUp:
+            raise
         except (ConnectionClosed, HandshakeError, OSError, ssl.SSLError, ValueError, trio.BrokenResourceError) as error:
             raise _GaveUp(type(error).__name__) from error
+        except Exception as error:
+            # trio-websocket lets out what the libraries below it raise when a server answers nonsense, in groups at that.
+            raise _GaveUp(f"no WebSocket protocol ({type(first_of(error)).__name__})") from error
 
     async def _subscribe(self, socket: WebSocketConnection) -> None:
         served = await _ask(socket, 1, "eth_chainId", [])

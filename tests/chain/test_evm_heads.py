@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,12 +16,14 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from consensus.errors import Transient
+from node.infra import evm_heads
 from node.infra.chain import Head
 from node.infra.evm_heads import SILENT_POLLS, Pulse
 from node.infra.reach import reach_chain
 from tests.chain.anvil_world import CHAIN_ID, AnvilWorld
 
 POLL_S = 0.02
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 
 
 class Node:
@@ -213,6 +219,40 @@ async def test_whatever_a_socket_tells_the_pulse_goes_on(text: str) -> None:
         await beats_for(pulse, partial(node.tell, text))
         await until(pulse, lambda: pulse.connected and bool(node.sockets))
         await beats_for(pulse, node.tell)
+
+
+async def answers_nonsense(chance: random.Random, opened: list[bytes], stream: trio.SocketStream) -> None:
+    """A server that speaks something else, or the protocol for a while."""
+    async with stream:
+        asked = bytes(await stream.receive_some(4096))
+        key = re.search(rb"Sec-WebSocket-Key: (.*)\r\n", asked, re.IGNORECASE)
+        accept = base64.b64encode(hashlib.sha1((key[1].strip() if key else b"") + GUID).digest())
+        upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        begun = upgrade + accept + b"\r\n\r\n"
+        answers = [
+            chance.randbytes(200),
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            upgrade + b"bad\r\n\r\n",
+            begun + chance.randbytes(300),
+            begun + b"\x81\x7f" + (2**62).to_bytes(8, "big") + b"x" * 1000,
+            begun + b"\x89\x05pingx\x8a\x03abc\x88\x02\x03\xe8",
+            begun + b"\x81\x03\xff\xfe\xfd",
+            begun + b"\x88\x01\x03",
+        ]
+        opened.append(asked)
+        await stream.send_all(answers[len(opened) % len(answers)])
+
+
+async def test_a_server_that_speaks_no_websocket_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evm_heads, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(evm_heads, "_LONGEST_PAUSE_S", 0.002)
+    chance, opened = random.Random(3), list[bytes]()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, partial(answers_nonsense, chance, opened), 0)
+        pulse = Pulse(POLL_S, f"ws://127.0.0.1:{listeners[0].socket.getsockname()[1]}", CHAIN_ID)
+        await nursery.start(pulse.run, Node().head)
+        await until(pulse, lambda: len(opened) > 24)  # each of them three times
+        nursery.cancel_scope.cancel()
 
 
 async def test_credentials_travel_in_a_header_and_not_in_the_url() -> None:
