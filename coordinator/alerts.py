@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 TIMEOUT = "ALERT_TIMEOUT"
 
 _WAITING = 1000  # messages to be sent by one channel: a whole network's keepers, each once, and room
+_WAITING_EACH = 100  # and to one recipient: who has a thousand failing jobs takes nobody else's room
 _AT_ONCE = 2  # a slow recipient's server must not hold up the others
 _SEND_S = 60.0  # above the sums of the channels' own timeouts; a message that takes longer is tried again
 _FIRST_PAUSE_S = 1.0
@@ -199,8 +200,9 @@ class Outbox:
 
     def _add(self, delivery: _Delivery) -> None:
         self._waiting.pop(delivery.key, None)
-        if len(self._waiting) >= _WAITING:
-            oldest = next(iter(self._waiting))
+        same = [key for key in self._waiting if key[1] == delivery.to]
+        if len(same) >= _WAITING_EACH or len(self._waiting) >= _WAITING:
+            oldest = same[0] if len(same) >= _WAITING_EACH else next(iter(self._waiting))
             del self._waiting[oldest]
             self.counts["dropped"] += 1
             log.error("alert_dropped", channel=self._name, outage=oldest[0])

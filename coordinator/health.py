@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -144,6 +145,7 @@ class UserWatch:
         self._every = every
         self._send, self._ended = trio.open_memory_channel[Task](_ENDED)
         self._open: set[str] = set()  # alerts, as of the last round and with our own
+        self._looked_until = ""  # the last one of the last round
         self._looked: OrderedDict[tuple[int, bytes], float] = OrderedDict()
 
     def task_ended(self, task: Task) -> None:
@@ -174,9 +176,16 @@ class UserWatch:
             await trio.sleep(self._every)
 
     async def look(self) -> None:
-        """One round over the jobs that were failing: those that work again, or have ended, may be told of anew."""
+        """One round over jobs that were failing: those that work again, or have ended, may be told of anew.
+
+        Of very many, each round takes those after the last one's: one user's jobs that fail for ever hide nobody else's.
+        """
         self._open = set(await self._store.alerts())
-        for outage in [o for o in self._open if o.startswith("job:")][:_OPEN_LOOKED_AT]:
+        failing = sorted(outage for outage in self._open if outage.startswith("job:"))
+        turn = bisect_right(failing, self._looked_until)
+        failing = [*failing[turn:], *failing[:turn]][:_OPEN_LOOKED_AT]
+        for outage in failing:
+            self._looked_until = outage
             job_id = int(outage.removeprefix("job:"))
             job = await self._store.job(job_id)
             if job is None or job.status not in ACTIVE or await self._works(job_id):

@@ -162,6 +162,18 @@ async def test_what_waits_is_bounded_and_the_oldest_gives_way(nursery: trio.Nurs
     assert len(outbox) <= 1002
 
 
+async def test_one_recipients_flood_takes_nobody_elses_room(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    telegram = Told()
+    outbox = Outbox("telegram", telegram)
+    outbox.put("part:store", "ops", AWAY)
+    for number in range(3000):
+        outbox.put(f"job:{number}", "flooder", AWAY)
+    assert len(outbox) == 101
+    nursery.start_soon(outbox.run)
+    await trio.sleep(600)
+    assert telegram.to("ops") == ["it is away"]
+
+
 async def test_an_outage_of_the_store_itself_is_told_once_by_the_streams_word(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

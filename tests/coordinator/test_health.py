@@ -250,3 +250,17 @@ async def test_an_open_alert_of_a_job_that_is_over_is_closed(nursery: trio.Nurse
     assert len(await users.store.alerts()) == 2
     await trio.sleep(30)
     assert list(await users.store.alerts()) == ["job:7"]
+
+
+async def test_jobs_that_fail_for_ever_do_not_hide_one_that_works_again(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    users = Users()
+    for number in range(2000):
+        job = await users.store.add_job(make_job(10_000 + number))
+        await users.store.open_alert(f"job:{job.id}", "of a job that always fails", 0)
+    await users.begin(nursery)
+    await users.ended(START + 10, TaskState.FAILED, "NO_KEEPER")
+    assert "job:7" in await users.store.alerts()
+    await users.ended(START + 20, TaskState.COMPLETED)
+    await trio.sleep(120)
+    assert "job:7" not in await users.store.alerts()
+    assert len(await users.store.alerts()) == 2000
