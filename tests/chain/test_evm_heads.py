@@ -244,6 +244,7 @@ async def answers_nonsense(chance: random.Random, opened: list[bytes], stream: t
 
 
 async def test_a_server_that_speaks_no_websocket_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evm_heads, "_CONNECT_S", 0.2)
     monkeypatch.setattr(evm_heads, "_FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(evm_heads, "_LONGEST_PAUSE_S", 0.002)
     chance, opened = random.Random(3), list[bytes]()
