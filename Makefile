@@ -47,7 +47,7 @@ format: $(VENV)/.dev ## let ruff write the format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.dev tests/js/node_modules/.ready ## latencies of each stage, on a devnet of its own
+bench: $(VENV)/.dev tests/js/node_modules/.ready ## every benchmark, some ten minutes (ARGS="scheduler --seconds 5" for one)
 	@$(WITH_ANVIL) $(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(VENV)/.dev tests/js/node_modules/.ready ## two coordinators, Redis and chain killed at random (ARGS="--seed 7 --seconds 600 --jobs 200")

@@ -224,6 +224,7 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
+    """One gossip hop beside bare py-libp2p's."""
     result = measure()
     print(f"one hop, {MESSAGE_BYTES} bytes, {result['hops']:.0f} messages, loopback")
     print(f"  {'':6}{'p50 ms':>9}{'p99 ms':>9}{'CPU ms a delivery (5 peers)':>30}{f'burst of {BURST} delivered':>26}")

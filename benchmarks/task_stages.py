@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import trio
+import typer
 
 from cli.devnet.devnet import Devnet, DevnetOptions, open_devnet
 from cli.devnet.jobs import demo_job, post
@@ -110,3 +112,29 @@ async def _measure(devnet: Devnet, tasks: int, interval: int, say: Callable[[str
     verified = [task for task in seen if task.verdict == "accepted"]
     unfinished = tuple(f"{task.task_id}: {task.status} {task.error}" for task in seen if task not in verified)
     return Result(devnet.chain.kind, len(devnet.places), len(seen), len(verified), rows, unfinished)
+
+
+def main(
+    tasks: Annotated[int, typer.Option(min=1, max=50, help="Tasks; a keeper's status page holds the last 50.")] = 50,
+    interval: Annotated[int, typer.Option(min=1, help="Seconds from one task to the next.")] = 2,
+    keepers: Annotated[int, typer.Option(min=2, help="Keepers of the devnet.")] = 5,
+) -> None:
+    """Latency of each stage of a task, on a devnet of its own. Exit code 1 when a task was not verified."""
+    result = trio.run(measure, tasks, interval, keepers, print)
+    print("\n" + stages_table(result))
+    if result.verified < tasks:
+        raise typer.Exit(1)
+
+
+def stages_table(result: Result) -> str:
+    """Markdown, so that it can be pasted into the docs."""
+    lines = [
+        f"{result.verified} of {result.tasks} tasks verified on chain; {result.keepers} keepers; {result.chain}, 0 confirmations",
+        "",
+        "| stage, ms | p50 | p99 | aim (p50) | n |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result.rows:
+        aim = f"{row.aim_ms:.0f}" if row.aim_ms is not None else ""
+        lines.append(f"| {row.name} | {row.quantile(0.5):.0f} | {row.quantile(0.99):.0f} | {aim} | {len(row.values)} |")
+    return "\n".join([*lines, *(f"not verified: {each}" for each in result.unfinished)])
