@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 from consensus.errors import Transient
 from node.infra.chain import Log, Receipt
 from node.infra.evm_reads import Reader, hex_of
 from node.infra.rpc import RpcError, Unreachable
+
+log = structlog.get_logger(__name__)
 
 MOST_NAMED = 500
 """Addresses, or topics, of one query: some nodes refuse more. Beyond it all are asked for and sorted out here."""
 _MOST = 50_000  # logs of one answer, at a kilobyte each
 _FEW = 4  # transactions of a block whose receipts are read one by one: less to carry than all logs of a full block
 _AT_ONCE = 8  # blocks of one batch: full ones answer with a megabyte each
+_RECEIPTS = 100  # of one batch; half as many when they are too much for one answer
 
 
 class LogReader:
@@ -27,11 +32,13 @@ class LogReader:
     async def logs(
         self, contracts: Sequence[bytes], topics: Sequence[bytes], from_block: int, to_block: int, tip: bytes | None
     ) -> list[Log]:
-        """As `Chain.logs`."""
+        """As `Chain.logs`. A transaction whose receipt is longer than any answer may be is passed over, with a warning: nobody
+        could check its logs, and whoever fills blocks with such must not keep all others' events waiting."""
         found = await self.raw(contracts, topics, from_block, to_block, tip, most=_MOST)
         positions = await self._positions(found)
         try:
-            return [_log_of(log, log["_index"] - positions[log["transactionHash"]]) for log in found]
+            placed = ((each, positions[each["transactionHash"]]) for each in found)
+            return [_log_of(each, each["_index"] - begin) for each, begin in placed if begin is not None]
         except (KeyError, TypeError, ValueError):
             raise Transient("RPC_ERROR", "a malformed log") from None
 
@@ -50,7 +57,7 @@ class LogReader:
         if tip is not None and from_block == to_block:
             answer = await self._of_block(tip, named, first)
         else:
-            answer = await self._reader.logs(named, first, from_block, to_block, most=most)
+            answer = await self._reader.logs(named, first, from_block, to_block, most=most, held=tip is not None)
             if tip is not None:  # after the logs: what was read then stood on this branch
                 await self._stands(to_block, tip)
         addresses, wanted = self._as_text(contracts, topics)
@@ -96,7 +103,12 @@ class LogReader:
             raise Transient("RPC_ERROR", "a malformed receipt") from None
 
     async def _of_block(self, tip: bytes, addresses: Sequence[bytes], topics: Sequence[bytes]) -> list[dict[str, Any]]:
-        answer = await self._reader.call("eth_getLogs", [_block_query(hex_of(tip), addresses, topics)])
+        try:
+            answer = await self._reader.call("eth_getLogs", [_block_query(hex_of(tip), addresses, topics)])
+        except Unreachable as error:
+            if not error.too_large:
+                raise
+            return await self._by_transaction(tip)
         if not isinstance(answer, list) or not all(isinstance(log, dict) for log in answer):
             raise Transient("RPC_ERROR", "eth_getLogs: no list of logs")
         return answer
@@ -106,24 +118,55 @@ class LogReader:
         if block is None or block.hash != tip:
             raise Transient("RPC_ERROR", f"block {number} is another one by now")
 
-    async def _positions(self, logs: Sequence[dict[str, Any]]) -> dict[str, int]:
-        """Block-wide index of the first log of each transaction."""
+    async def _by_transaction(self, tip: bytes) -> list[dict[str, Any]]:
+        """All logs of a block, those of a transaction at a time: together they are too much for one answer."""
+        block = await self._reader.call("eth_getBlockByHash", [hex_of(tip), False])
+        try:
+            receipts = await self._receipts(list(block["transactions"]))
+            if any(receipt is None or receipt["blockHash"] != hex_of(tip) for receipt in receipts.values()):
+                raise Transient("RPC_ERROR", "the block is not on the chain any more")
+            return [each for receipt in receipts.values() for each in receipt["logs"]]
+        except (KeyError, TypeError):
+            raise Transient("RPC_ERROR", "a malformed block or receipt") from None
+
+    async def _receipts(self, transactions: Sequence[str]) -> dict[str, Any]:
+        """By transaction, in the order given; without those that are too long by themselves."""
+        found: dict[str, Any] = {}
+        for begin in range(0, len(transactions), _RECEIPTS):
+            found |= await self._receipts_in_parts(transactions[begin : begin + _RECEIPTS])
+        return found
+
+    async def _receipts_in_parts(self, transactions: Sequence[str]) -> dict[str, Any]:
+        try:
+            answers = await self._reader.batch([("eth_getTransactionReceipt", [tx]) for tx in transactions])
+        except Unreachable as error:
+            if not error.too_large:
+                raise
+            if len(transactions) == 1:
+                log.warning("logs_passed_over", transaction=transactions[0], why="its receipt is too long for any answer")
+                return {}
+            half = len(transactions) // 2
+            return await self._receipts_in_parts(transactions[:half]) | await self._receipts_in_parts(transactions[half:])
+        return dict(zip(transactions, answers, strict=True))
+
+    async def _positions(self, logs: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+        """Block-wide index of the first log of each transaction; None where it cannot be read."""
         blocks: dict[str, set[str]] = {}
         try:
-            for log in logs:
-                blocks.setdefault(log["blockHash"], set()).add(log["transactionHash"])
+            for each in logs:
+                blocks.setdefault(each["blockHash"], set()).add(each["transactionHash"])
         except (KeyError, TypeError):
             raise Transient("RPC_ERROR", "a malformed log") from None
-        first: dict[str, int] = {}
+        first: dict[str, int | None] = {}
         pending = list(blocks.items())
         for begin in range(0, len(pending), _AT_ONCE):
             await self._begin(pending[begin : begin + _AT_ONCE], first)
-        missing = next((log for log in logs if log["transactionHash"] not in first), None)
+        missing = next((each for each in logs if each["transactionHash"] not in first), None)
         if missing is not None:
             raise Transient("RPC_ERROR", f"the block of transaction {missing['transactionHash']!s:.66} is gone")
         return first
 
-    async def _begin(self, blocks: Sequence[tuple[str, set[str]]], first: dict[str, int]) -> None:
+    async def _begin(self, blocks: Sequence[tuple[str, set[str]]], first: dict[str, int | None]) -> None:
         """Adds the first index of every transaction of these blocks. Raises `Transient` when one is not there any more."""
         whole = [block for block, transactions in blocks if len(transactions) > _FEW]
         single = [(block, tx) for block, transactions in blocks if len(transactions) <= _FEW for tx in transactions]
@@ -136,16 +179,19 @@ class LogReader:
                 raise
             # Too much for this node at once.
             single += [(block, tx) for block, transactions in blocks if block in whole for tx in transactions]
-        receipts = await self._reader.batch([("eth_getTransactionReceipt", [tx]) for _, tx in single]) if single else []
+        receipts = await self._receipts([tx for _, tx in single]) if single else {}
         try:
-            for (block, _), receipt in zip(single, receipts, strict=True):
-                if receipt is None or receipt["blockHash"] != block:
+            for block, tx in single:
+                if tx not in receipts:
+                    first[tx] = None
+                    continue
+                if receipts[tx] is None or receipts[tx]["blockHash"] != block:
                     raise Transient("RPC_ERROR", "a transaction is in another block by now")
-                answers.append(receipt["logs"])
+                answers.append(receipts[tx]["logs"])
             for answer in answers:
-                for log in answer:
-                    index = int(log["logIndex"], 16)
-                    first[log["transactionHash"]] = min(first.get(log["transactionHash"], index), index)
+                for each in answer:
+                    index, known = int(each["logIndex"], 16), first.get(each["transactionHash"])
+                    first[each["transactionHash"]] = index if known is None else min(known, index)
         except (KeyError, TypeError, ValueError):
             raise Transient("RPC_ERROR", "a malformed log") from None
 

@@ -105,7 +105,12 @@ class Reader:
         return head
 
     async def block(self, number: int) -> Head | None:
-        return head_of(await self.call("eth_getBlockByNumber", [hex(number), False])) if number >= 0 else None
+        if number < 0:
+            return None
+        found = head_of(await self.call("eth_getBlockByNumber", [hex(number), False]))
+        if found is not None and found.number != number:
+            raise Transient("RPC_ERROR", f"asked for block {number}, the node answered with {found.number}")
+        return found
 
     async def code(self, address: bytes) -> bytes:
         return bytes_of(await self.call("eth_getCode", [hex_of(address), "latest"]))
@@ -119,12 +124,15 @@ class Reader:
         *,
         rare: bool = False,
         most: int | None = None,
+        held: bool = False,
     ) -> list[dict[str, Any]]:
         """Logs in chain order of these addresses whose first topic is among `topics` (any, where empty). A range that the node
         refuses, or whose answer is too long, is halved until it is taken.
 
         With more than `most` before the last range it gives up: `Transient`, and the caller asks for fewer blocks.
         Of `rare` ones the whole range is asked for at once: many providers limit what they find, not where they look.
+        With `held` the node must say in the same batch that it holds each range's last block: behind one URL are many nodes, and
+        one that lags answers with the logs it has, as if there were no others. `Transient` when it does not.
         """
         found: list[dict[str, Any]] = []
         begin = max(0, from_block)
@@ -137,7 +145,7 @@ class Reader:
             if topics:
                 query["topics"] = [[hex_of(t) for t in topics]]
             try:
-                answer = await self.rpc.call("eth_getLogs", [query])
+                answer = await self._range(query) if held else await self.rpc.call("eth_getLogs", [query])
             except RpcError as error:
                 # Providers word their limits each in its own way: whatever the refusal, a smaller range is the remedy.
                 if begin == end:
@@ -162,3 +170,10 @@ class Reader:
         if not rare:
             self._span = span
         return found
+
+    async def _range(self, query: dict[str, Any]) -> Any:
+        """The answer of a node that held the range's last block before it looked for logs."""
+        last, answer = await self.rpc.batch([("eth_getBlockByNumber", [query["toBlock"], False]), ("eth_getLogs", [query])])
+        if last is None:
+            raise Transient("RPC_ERROR", f"the node that was asked for logs has no block {int(query['toBlock'], 16)} yet")
+        return answer
