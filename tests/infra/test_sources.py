@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, Request
+from wsproto.events import AcceptConnection, BytesMessage, Request, TextMessage
 
 from consensus.conditions import ApiSource, BalanceSource, OracleSource, StaticSource, WebSocketSource
 from consensus.errors import Failed, Transient
@@ -24,7 +26,7 @@ from node.infra.fetch import open_fetcher
 from node.infra.settings import FetchSettings
 from node.infra.sources import Heard, Sources, parse_answer
 from node.infra.sources.answers import Answer
-from node.infra.sources.websockets import _Connection
+from node.infra.sources.websockets import Budget, _Connection
 from tests.infra.web import Web, open_web, redirect, reply
 
 Handler = Callable[[object], Awaitable[None]]
@@ -371,6 +373,67 @@ async def test_a_flood_of_tiny_frames_is_cut_off_too(web: Web):
             await sources.read(WebSocketSource(f"ws://{web.place}/"))
 
 
+async def test_many_feeds_that_each_keep_within_their_limit_are_read_by_turns(autojump_clock: MockClock):
+    """A crowd of one user's servers, and one that says little: what all may do is bounded, and the quiet one has its turn."""
+    budget = Budget(per_second=100_000)
+    read = 0
+    quiet: list[float] = []
+
+    async def floods() -> None:
+        nonlocal read
+        while True:
+            await budget.turn()
+            read += 4096
+            budget.spend(4096)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(floods)
+        for _ in range(10):
+            await budget.turn()
+            budget.spend(300)
+            quiet.append(trio.current_time())
+        await trio.sleep(100)
+        nursery.cancel_scope.cancel()
+    assert read < 100_000 * (trio.current_time() - quiet[0] + 10)
+    assert max(after - before for before, after in pairwise(quiet)) < 100 * 4096 / 100_000 + 1
+
+
+async def test_a_feed_is_not_read_while_what_all_may_do_is_spent(autojump_clock: MockClock):
+    client, server = trio.testing.memory_stream_pair()
+    taken: list[str | bytes] = []
+
+    async def take(message: str | bytes) -> None:
+        taken.append(message)
+
+    budget = Budget(per_second=1000)
+    connection = _Connection(client, "a.example:443", 1024, take, budget)  # type: ignore[arg-type]
+    protocol = WSConnection(ConnectionType.SERVER)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.open, "a.example", "/")
+        while not any(isinstance(event, Request) for event in protocol.events()):
+            protocol.receive_data(bytes(await server.receive_some()))
+        await server.send_all(protocol.send(AcceptConnection()))
+    budget.spend(100_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        await server.send_all(protocol.send(TextMessage("1")))
+        await trio.sleep(90)
+        assert taken == []
+        await trio.sleep(10)
+        assert taken == ["1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_connections_of_all_sources_share_one_budget(web: Web):
+    web.replies["/"] = after_handshake(web, b"\x81\x011" * 100)
+    async with open_sources(web.place) as sources:
+        left = sources._budget._left
+        assert await sources.read(WebSocketSource(f"ws://{web.place}/")) == 1
+        assert sources._budget._left < left
+
+
 async def test_websockets_into_the_private_network_are_refused(sources: Sources):
     for url in ("ws://127.0.0.1:1/", "ws://169.254.169.254/", "wss://localhost/", "ws://2130706433/"):
         with pytest.raises(Failed) as raised:
@@ -400,7 +463,7 @@ async def test_any_bytes_after_the_handshake_end_in_a_named_error(sent: bytes):
         await server.send_all(protocol.send(AcceptConnection()) + sent)
         await server.send_eof()
 
-    connection = _Connection(client, "a.example:443", 1024, take)  # type: ignore[arg-type]
+    connection = _Connection(client, "a.example:443", 1024, take, Budget())  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         with pytest.raises((Transient, Failed)):  # noqa: PT012 - either of them may meet the bytes

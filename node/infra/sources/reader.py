@@ -20,7 +20,7 @@ from node.infra.fetch import UNREACHABLE, Fetcher
 from node.infra.retry import doubling, full_jitter
 from node.infra.sources.answers import Answer, parse_answer
 from node.infra.sources.onchain import ChainReader, EncodeCall
-from node.infra.sources.websockets import listen
+from node.infra.sources.websockets import Budget, listen
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +58,7 @@ class Sources:
         self._compute = compute or Threads()
         self._timeout_s = timeout_s
         self._max_message = max_message
+        self._budget = Budget()
 
     async def read(self, source: Source) -> Decimal:
         """The source's value now. A WebSocket is connected to, and the first message that has the value taken."""
@@ -144,7 +145,7 @@ class Sources:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell)
             try:
-                await listen(self._fetcher, url, self._max_message, take)
+                await listen(self._fetcher, url, self._max_message, take, self._budget)
             except (Failed, Transient) as error:
                 failure = error
             nursery.cancel_scope.cancel()
@@ -179,7 +180,7 @@ class Sources:
 
         with trio.move_on_after(self._timeout_s) as life:
             try:
-                await listen(self._fetcher, url, self._max_message, take)
+                await listen(self._fetcher, url, self._max_message, take, self._budget)
             except (Failed, Transient) as error:
                 problem = error
         return {each: values.get(each, problem) for each in sources}

@@ -32,18 +32,47 @@ _CHUNK = 4096  # taken apart at once: bounds how long frames of two bytes keep t
 _BYTES_PER_S = 128 * 1024  # bounds what a server makes us work: an honest feed of prices stays far below
 _BYTES_A_FRAME = 256  # the work of a frame with nothing in it, in bytes of one with much: 512 frames a second
 _BURST = 1024 * 1024
+_ALL_BYTES_PER_S = 4 * 1024 * 1024  # of all servers together, in the same bytes: a third of a core
 
 Take = Callable[[str | bytes], Awaitable[None]]
 
 
-async def listen(fetcher: Fetcher, url: str, max_message: int, take: Take) -> NoReturn:
+class Budget:
+    """What all WebSockets together may make this process work. When it is spent they are read by turns, a little at a time:
+    many that each stay within their own limit delay one another, and nothing else."""
+
+    def __init__(self, per_second: float = _ALL_BYTES_PER_S) -> None:
+        self._per_second = per_second
+        self._left = per_second
+        self._filled_at = 0.0
+        self._turn = trio.Lock()
+
+    def spend(self, cost: float) -> None:
+        self._fill()
+        self._left -= cost
+
+    async def turn(self) -> None:
+        """Returns when there is something left, to one after the other."""
+        async with self._turn:
+            self._fill()
+            while self._left < 0:
+                await trio.sleep(max(-self._left / self._per_second, 0.001))
+                self._fill()
+
+    def _fill(self) -> None:
+        now = trio.current_time()
+        self._left = min(self._per_second, self._left + (now - self._filled_at) * self._per_second)
+        self._filled_at = now
+
+
+async def listen(fetcher: Fetcher, url: str, max_message: int, take: Take, budget: Budget) -> NoReturn:
     """Connects and hands over each message, of at most `max_message` bytes, until the connection ends.
 
     Raises `Transient` (SOURCE_UNREACHABLE) when it does, `Failed` (SOURCE_REFUSED, SOURCE_UNUSABLE) when there is no use in it.
     """
     target, stream = await fetcher.connect(url)
     try:
-        connection = _Connection(stream, target.place, max_message, take)
+        connection = _Connection(stream, target.place, max_message, take, budget)
         with trio.move_on_after(_HANDSHAKE_S):
             await connection.open(target.authority, target.path)
         if not connection.accepted:
@@ -58,12 +87,13 @@ async def listen(fetcher: Fetcher, url: str, max_message: int, take: Take) -> No
 class _Connection:
     """A client's side: takes frames apart, answers pings, tells a silent connection from a dead one."""
 
-    def __init__(self, stream: Stream, place: str, max_message: int, take: Take) -> None:
+    def __init__(self, stream: Stream, place: str, max_message: int, take: Take, budget: Budget) -> None:
         self.accepted = False
         self._stream = stream
         self._place = place
         self._max_message = max_message
         self._take = take
+        self._budget = budget
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._parts: list[str | bytes] = []
         self._size = 0
@@ -79,6 +109,7 @@ class _Connection:
     async def run(self) -> NoReturn:
         asked = False
         while True:
+            await self._budget.turn()
             with trio.move_on_after(_PONG_S if asked else _PING_S) as patience:
                 await self._receive()
             if not patience.cancelled_caught:
@@ -98,10 +129,10 @@ class _Connection:
             events = list(self._protocol.events())
         except (ProtocolError, ValueError):  # headers that are no ASCII are the latter
             raise Transient(UNREACHABLE, f"{self._place} does not speak the WebSocket protocol") from None
-        now = trio.current_time()
-        self._left = min(_BURST, self._left + (now - self._filled_at) * _BYTES_PER_S)
-        self._left -= len(received) + _BYTES_A_FRAME * len(events)
+        now, cost = trio.current_time(), len(received) + _BYTES_A_FRAME * len(events)
+        self._left = min(_BURST, self._left + (now - self._filled_at) * _BYTES_PER_S) - cost
         self._filled_at = now
+        self._budget.spend(cost)
         if self._left < 0:
             raise Failed(UNUSABLE, f"{self._place} sends more than {_BYTES_PER_S // 1024} KiB a second, or too many frames")
         with trio.CancelScope(shield=True):  # the patience is with the server: what has come is taken whole
