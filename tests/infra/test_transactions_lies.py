@@ -1,0 +1,106 @@
+"""A node that lags says too low a nonce, or refuses what others took: no gas, no nonce and no patience is lost on it."""
+
+from __future__ import annotations
+
+from itertools import repeat
+
+import pytest
+import trio
+
+from node.infra.rpc import RpcError
+from node.infra.sqlite import MEMORY, open_database
+from node.infra.transaction_log import SENT_TABLE, SqliteTransactionLog
+from node.infra.transactions import Outbox
+from tests.infra.fake_node import FakeNode, nonce_of
+from tests.infra.test_transactions import outbox, send
+
+
+class LaggingNode(FakeNode):
+    """Says a lower nonce than it has, and refuses transactions below it with `refusal` when there is one."""
+
+    says: int | None = None
+    refusal = ""
+    arrived = 0
+
+    async def eth_getTransactionCount(self, address: str, tag: str) -> str:
+        return hex(self.says) if self.says is not None else await super().eth_getTransactionCount(address, tag)
+
+    async def eth_sendRawTransaction(self, text: str) -> str:
+        self.arrived += 1
+        raw = bytes.fromhex(text[2:])
+        if self.refusal and self.says is not None and raw in self.received:
+            raise RpcError(-32000, self.refusal)
+        return await super().eth_sendRawTransaction(text)
+
+
+@pytest.fixture
+async def sent_log():
+    async with open_database(MEMORY, [SENT_TABLE], durable=True) as db:
+        yield SqliteTransactionLog(db)
+
+
+async def wait_for(box: Outbox, tx_hash: bytes, seconds: float) -> None:
+    """Looks for a receipt four times a second."""
+    with trio.move_on_after(seconds):
+        await box.receipt(tx_hash, repeat(0.25))
+
+
+async def test_a_nonce_that_is_said_too_low_is_not_answered_with_all_transactions_again_and_again(sent_log, autojump_clock):
+    node = LaggingNode()
+    box = outbox(node, sent_log)
+    for number in range(50):
+        await send(box, str(number))
+    node.instant = False
+    waiting = await send(box, "waiting")
+    node.says, node.arrived = 0, 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(wait_for, box, waiting, 300)
+    rebroadcast = 10 * 300 * 4 // 20  # each waiter its own
+    assert node.arrived < rebroadcast + 10 * 51
+    assert node.nonces == list(range(51))
+
+
+async def test_a_nonce_further_back_than_any_reorganisation_is_not_believed(sent_log, autojump_clock):
+    node = LaggingNode()
+    box = outbox(node, sent_log)
+    for number in range(300):
+        await send(box, str(number))
+    node.instant = False
+    waiting = await send(box, "waiting")
+    node.says, node.arrived = 0, 0
+    await wait_for(box, waiting, 6)
+    assert node.arrived == 1  # itself
+    node.instant = True
+    await send(box, "next")
+    assert node.nonces == list(range(302))
+
+
+@pytest.mark.parametrize("refusal", ["insufficient funds for gas * price + value", "max fee per gas less than block base fee"])
+async def test_a_refusal_by_a_node_that_lags_frees_no_nonce_that_is_taken(sent_log, autojump_clock, refusal):
+    node = LaggingNode()
+    box = outbox(node, sent_log)
+    former = await send(box, "a")
+    node.instant = False
+    waiting = await send(box, "b")
+    node.says, node.refusal = 0, refusal
+    await wait_for(box, waiting, 60)
+    assert await box.sent("a") == former
+    node.says = None
+    await send(box, "c")
+    assert node.nonces == [0, 1, 2]
+
+
+async def test_a_transaction_that_was_taken_back_and_is_refused_for_good_holds_up_no_others(sent_log, autojump_clock):
+    node = LaggingNode(instant=False)
+    box = outbox(node, sent_log)
+    waiting = await send(box, "a")
+    await send(box, "b")
+    node.pool.clear()  # the node crashed, and its fees have risen
+    node.says, node.refusal = 0, "max fee per gas less than block base fee"
+    await wait_for(box, waiting, 60)
+    assert await box.sent("a") is None
+    node.says, node.instant, node.refusal = None, True, ""
+    receipt = await box.receipt(await send(box, "c"), repeat(0.25))
+    assert receipt.status
+    assert nonce_of(node.received[-1]) == 0
