@@ -22,6 +22,7 @@ from coordinator.answers import Answers
 from coordinator.api.access import Sources
 from coordinator.api.server import api_app
 from coordinator.attempts import Attempts, DispatchPolicy
+from coordinator.checkpoints import FencedCheckpoints
 from coordinator.dispatcher import Dispatcher
 from coordinator.endings import Endings
 from coordinator.firing import FiringDesk
@@ -166,7 +167,8 @@ class Coordinator:
             changed=changed,
         )
         self.time = TimeScheduler(p.clock, self.desk, lookahead=p.lookahead)
-        self.event = EventScheduler(chains, p.clock, self._fire_events, p.store, self._cancel_event)
+        checkpoints = FencedCheckpoints(p.store, self.ownership.watched)
+        self.event = EventScheduler(chains, p.clock, self._fire_events, checkpoints, self._cancel_event)
         self.condition = ConditionScheduler(p.sources, p.clock, self.desk, p.store.add_gap, interval=p.poll_interval)
         self.schedulers: dict[Kind, Scheduler] = {"time": self.time, "event": self.event, "condition": self.condition}
 

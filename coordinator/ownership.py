@@ -66,6 +66,7 @@ class Ownership:
         self._schedulers: Schedulers = {}
         self._lock = trio.Lock()  # what is read from the store under it is newer than all that was put in before
         self._to_load: dict[int, bool] = {}  # shard -> whether its jobs were put in before
+        self._loaded: dict[int, int] = {}  # shards all of whose jobs are put in, with the token they were put in under
         self._to_read: dict[int, None] = {}
         self._to_announce: dict[int, None] = {}
         self._work = trio.Event()
@@ -85,6 +86,10 @@ class Ownership:
     def held(self) -> tuple[int, ...]:
         """Shards held now, in order."""
         return tuple(sorted(self.fences))
+
+    def watched(self) -> dict[int, int]:
+        """Of `fences` those whose jobs are all known here: nobody else has had the shard since they were read."""
+        return {shard: token for shard, token in self.fences.items() if self._loaded.get(shard) == token}
 
     def alone(self) -> bool:
         """Whether no other coordinator was alive when last heard, and all shards are held here."""
@@ -269,6 +274,7 @@ class Ownership:
         for shard in shards:
             self.fences.pop(shard, None)
             self._to_load.pop(shard, None)
+            self._loaded.pop(shard, None)
         self._take_out(frozenset(shards))
 
     def _take_out(self, gone: frozenset[int]) -> None:
@@ -362,6 +368,8 @@ class Ownership:
         elif len(seen) >= _MANY:
             gc.collect(1)
             gc.freeze()  # jobs stay: a full collection that walks over 20,000 of them stops the loop for 0.3 s
+        if self.fences.get(shard) == token:
+            self._loaded[shard] = token
         log.info("shard_loaded", shard=shard, jobs=len(seen))
 
     async def _read_all(self) -> None:

@@ -167,6 +167,16 @@ class Fireable(Protocol):
     def revision(self) -> int: ...
 
 
+def holds(fences: Mapping[int, int], tokens: Mapping[int, int], shard: int) -> bool:
+    """Whether a coordinator's `fences` have the newest of the shard's `tokens`."""
+    return shard in tokens and fences.get(shard) == tokens[shard]
+
+
+def shard_of_checkpoint(name: str) -> int:
+    """Of `events:<chain>:<shard>`."""
+    return int(name.rpartition(":")[2])
+
+
 def refusal(job: Fireable | None, firing: Firing) -> Fired | None:
     """Why a firing changes nothing; None when it is to be written."""
     if job is None or job.status not in ACTIVE or job.spent or job.starts_at is None:

@@ -259,14 +259,16 @@ class MemoryStore:
     async def checkpoint(self, name: str) -> int | None:
         return await _now(self._checkpoints.get(name))
 
-    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None:
+    async def save_checkpoints(self, blocks: Mapping[str, int], fences: Fences | None = None) -> None:
         await trio.lowlevel.checkpoint()
-        self._checkpoints.update(blocks)
+        for name, block in blocks.items():
+            if fences is None or rules.holds(fences, self._tokens, rules.shard_of_checkpoint(name)):
+                self._checkpoints[name] = block
 
-    async def mark_caught_up(self, job_ids: Sequence[int]) -> None:
+    async def mark_caught_up(self, job_ids: Sequence[int], fences: Fences | None = None) -> None:
         await trio.lowlevel.checkpoint()
         for job_id in job_ids:
-            if job_id in self._jobs:
+            if job_id in self._jobs and (fences is None or rules.holds(fences, self._tokens, shard_of(job_id))):
                 self._put(replace(self._jobs[job_id], caught_up=True))
 
     async def record(
@@ -382,8 +384,7 @@ class MemoryStore:
         return self._end(job_id, rules.outcome(job.recurring, self._tasks[ids[-1]].state if ids else None), at)
 
     def _fire(self, firing: Firing, at: int, fences: Fences) -> Fired:
-        token = self._tokens.get(shard_of(firing.job_id))
-        if token is None or fences.get(shard_of(firing.job_id)) != token:
+        if not rules.holds(fences, self._tokens, shard_of(firing.job_id)):
             return Fired.FENCED
         job = self._jobs.get(firing.job_id)
         refused = rules.refusal(job, firing)

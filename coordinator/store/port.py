@@ -182,12 +182,14 @@ class Store(Protocol):
         """Last block done by a follower: `hub:<chain>` for the monitor, `events:<chain>:<shard>` for the event scheduler."""
         ...
 
-    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None:
-        """Sets them, also backwards after a reorganisation."""
+    async def save_checkpoints(self, blocks: Mapping[str, int], fences: Fences | None = None) -> None:
+        """Sets them, also backwards after a reorganisation. With `fences` only those of shards (`events:<chain>:<shard>`) whose
+        newest token it has: who has lost a shard does not know all of its jobs."""
         ...
 
-    async def mark_caught_up(self, job_ids: Sequence[int]) -> None:
-        """Event jobs whose past has been searched: from here on their shard's checkpoint speaks for them."""
+    async def mark_caught_up(self, job_ids: Sequence[int], fences: Fences | None = None) -> None:
+        """Event jobs whose past has been searched: from here on their shard's checkpoint speaks for them. With `fences` only
+        those of shards whose newest token it has."""
         ...
 
     async def record(

@@ -211,19 +211,19 @@ class SqliteStore:
         query = "SELECT block FROM checkpoints WHERE name = ?"
         return await self._db.read(lambda db: steps.one(db, query, [name], lambda row: int(row[0])))
 
-    async def save_checkpoints(self, blocks: Mapping[str, int]) -> None:
-        pairs = list(blocks.items())
-        await self._db.write(lambda db: _write_many(db, _SAVE_CHECKPOINT, pairs))
+    async def save_checkpoints(self, blocks: Mapping[str, int], fences: Fences | None = None) -> None:
+        saved, held = dict(blocks), None if fences is None else dict(fences)
+        await self._db.write(lambda db: steps.save_checkpoints(db, saved, held))
 
-    async def mark_caught_up(self, job_ids: Sequence[int]) -> None:
-        ids = [(str(job_id),) for job_id in job_ids]
-        await self._db.write(lambda db: _write_many(db, "UPDATE job_data SET caught_up = 1 WHERE job_id = ?", ids))
+    async def mark_caught_up(self, job_ids: Sequence[int], fences: Fences | None = None) -> None:
+        ids, held = list(job_ids), None if fences is None else dict(fences)
+        await self._db.write(lambda db: steps.mark_caught_up(db, ids, held))
 
     async def record(
         self, chain_id: int, block: int, changes: Sequence[TaskChange], deleted: Sequence[int], at: int
     ) -> Sequence[Task]:
         def record(db: sqlite3.Connection) -> Sequence[Task]:
-            db.execute(_SAVE_CHECKPOINT, (f"hub:{chain_id}", block))
+            db.execute(steps.SAVE_CHECKPOINT, (f"hub:{chain_id}", block))
             for job_id in deleted:
                 steps.end(db, job_id, JobStatus.DELETED, at)
             return [task for change in changes if (task := steps.change(db, change, at)) is not None]
@@ -312,7 +312,6 @@ class SqliteStore:
 
 _LAST = 2**63 - 1  # what comes after a job that nobody knows: nothing
 _NEWEST_OF_JOB = "WHERE job_no = (SELECT job_no FROM job_data WHERE job_id = ?) ORDER BY task_no DESC LIMIT ?"
-_SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT DO UPDATE SET block = excluded.block"
 _DROP_GAPS = (
     "DELETE FROM gaps WHERE (scope, began) IN"
     " (SELECT scope, began FROM gaps ORDER BY ended DESC, began DESC, scope DESC LIMIT -1 OFFSET ?)"

@@ -64,6 +64,25 @@ def keeper_record(db: sqlite3.Connection, chain_id: int, address: bytes) -> Keep
     return one(db, query, [chain_id, address], rows.record_of) or KeeperRecord(chain_id, address)
 
 
+# --- checkpoints
+
+SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT DO UPDATE SET block = excluded.block"
+
+
+def save_checkpoints(db: sqlite3.Connection, blocks: Mapping[str, int], fences: Fences | None) -> None:
+    if fences is not None:
+        tokens = tokens_of_shards(db)
+        blocks = {name: block for name, block in blocks.items() if rules.holds(fences, tokens, rules.shard_of_checkpoint(name))}
+    db.executemany(SAVE_CHECKPOINT, list(blocks.items()))
+
+
+def mark_caught_up(db: sqlite3.Connection, job_ids: Sequence[int], fences: Fences | None) -> None:
+    if fences is not None:
+        tokens = tokens_of_shards(db)
+        job_ids = [job_id for job_id in job_ids if rules.holds(fences, tokens, shard_of(job_id))]
+    db.executemany("UPDATE job_data SET caught_up = 1 WHERE job_id = ?", [(str(job_id),) for job_id in job_ids])
+
+
 # --- jobs
 
 
@@ -214,14 +233,18 @@ def _row_of(row: tuple[Any, ...]) -> _Row:
     return _Row(row[0], row[1], JobStatus(row[2]), bool(row[3]), row[4], Edge(row[5], bool(row[6])), row[7])
 
 
+def tokens_of_shards(db: sqlite3.Connection) -> dict[int, int]:
+    return dict(db.execute("SELECT shard, token FROM shards WHERE token IS NOT NULL").fetchall())
+
+
 def fire(db: sqlite3.Connection, firings: Sequence[Firing], at: int, fences: Fences) -> list[Fired]:
-    tokens = dict(db.execute("SELECT shard, token FROM shards WHERE token IS NOT NULL").fetchall())
+    tokens = tokens_of_shards(db)
     created: list[Task] = []
     owners: Counter[bytes] = Counter()
     answers = []
     for firing in firings:
         shard = shard_of(firing.job_id)
-        if shard not in tokens or fences.get(shard) != tokens[shard]:
+        if not rules.holds(fences, tokens, shard):
             answers.append(Fired.FENCED)
             continue
         row = one(db, FIREABLE, [str(firing.job_id)], _row_of)

@@ -58,6 +58,8 @@ class SlowStore(MemoryStore):
         self.may_write = trio.Event()
         self.may_write.set()
         self.away = False
+        self.unreadable = False
+        """Whether jobs cannot be listed."""
 
     async def fire(self, firings, at, fences):
         self.writing.set()
@@ -70,6 +72,8 @@ class SlowStore(MemoryStore):
 
     async def planned(self, shard, after, limit):
         self._answer()
+        if self.unreadable:
+            raise Transient("STORE_UNAVAILABLE", "away")
         return await super().planned(shard, after, limit)
 
     async def planned_job(self, job_id):
