@@ -13,7 +13,7 @@ from node.arguments import encode_call
 from node.infra.chain import Chain, Mined, Prepared, Wallet
 from node.infra.clock import Clock
 from node.infra.compute import Compute
-from node.recheck import Recheck, due_at, supported
+from node.recheck import Recheck, due_at, registered, supported, timed
 
 _EARLY_S = 0.002  # a block's whole second must not be the one before: wake this much after the due second begins
 
@@ -68,19 +68,24 @@ class Executor:
         at = due_at(task, job)
         if at > self._clock.now() + MAX_AHEAD:
             raise Failed("NOT_DUE", "more than an hour ahead")
-        await self._check_chain(task)
+        await self._check_chain(task, job)
         await self._recheck.wait(task, job)
         prepared = await self._wallet.prepare_execution(authorisation, task.signature, call, 0)
         return Ready(task, call, prepared, at)
 
-    async def _check_chain(self, task: Task) -> None:
-        """What the hub would refuse as things stand now: whoever sends such a transaction pays for it."""
+    async def _check_chain(self, task: Task, spec: JobSpec) -> None:
+        """What the hub would refuse, or the committee reject, as things stand now: whoever sends such a transaction pays for it."""
         authorisation = task.authorisation
         job = await self._chain.job(authorisation.job_id)
         if job is None:
             raise Transient("RECORD_NOT_FOUND", "this keeper's RPC does not know the job yet")
         if not job.active:
             raise Failed("JOB_INACTIVE")
+        said = (spec.owner, spec.definition, spec.created_at, spec.time_frame)
+        if said != (job.owner, job.definition, job.created_at, job.time_frame) or not registered(spec, job):
+            raise Failed("WRONG_RECORD", "the JobSpec contradicts the registered job")
+        if _over(spec, self._clock.now()):
+            raise Failed("JOB_INACTIVE", "the job has expired")
         if job.target != authorisation.target:
             raise Failed("WRONG_TARGET", "the authorised target is not the registered job's")
         if await self._chain.balance(job.owner) < authorisation.max_fee:
@@ -106,7 +111,10 @@ class Executor:
         await self._clock.sleep_until(ready.at + _EARLY_S)
         if self._clock.now() > ready.task.authorisation.deadline:
             raise Failed("DEADLINE_PASSED", "the keeper was not running at the task's second")
-        await self._recheck.still(ready.task, ready.task.job())
+        job = ready.task.job()
+        if _over(job, self._clock.now()):
+            raise Failed("JOB_INACTIVE", "the job has expired")
+        await self._recheck.still(ready.task, job)
         return await self._wallet.send(ready.prepared)
 
     async def mined(self, tx_hash: bytes) -> Mined:
@@ -119,6 +127,11 @@ class Executor:
     async def sent_before(self, task: Task) -> bytes | None:
         """Hash of the transaction that a former run sent for this attempt."""
         return await self._wallet.sent(f"execute:{task.task_id}:{task.authorisation.attempt}")
+
+
+def _over(job: JobSpec, now: float) -> bool:
+    """Whether the hub executes nothing of the job any more. What was due by a schedule in its life may come late."""
+    return not timed(job) and now > job.created_at + job.time_frame
 
 
 def transient(error: Failed | Transient) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -213,3 +214,40 @@ async def test_a_log_reorganised_away_before_it_is_paid_for_is_refused_by_name(a
         [trail] = performer.tracker.trails()
         assert (trail.outcome, "accepted" in trail.stages) == ("EVENT_REORGANISED", True)
         assert not world.ledger.calls
+
+
+async def _refusal(world: World, task: Task) -> str:
+    """With which code the performer ended the task."""
+    performer = next(r for r in world.residents if r.address == task.authorisation.performer)
+    assert performer.tracker is not None
+    await world.publisher.publish(TASKS, task)
+    await trio.sleep(15)
+    [trail] = [t for t in performer.tracker.trails() if t.task_id == task.task_id]
+    return str(trail.outcome)
+
+
+async def test_no_gas_is_paid_for_an_event_job_that_is_over_whatever_is_authorised(autojump_clock: MockClock) -> None:
+    async with open_world(4) as world:
+        performer = world.residents[0]
+        await world.start(performer)
+        job = world.create_triggered_job(on_transfer(world))
+        await trio.sleep(5)
+        seen = transfer(world)  # in the job's life, which is over when its confirmations are there
+        await trio.sleep(job.time_frame)
+        height = world.ledger.head.number
+        assert await _refusal(world, world.event_task(job, seen, 0, performer.address)) == "JOB_INACTIVE"
+        assert world.ledger.head.number == height
+
+
+@pytest.mark.parametrize("differs", [{"created_at": 1}, {"time_frame": 10**6}, {"owner": b"\x09" * 20}])
+async def test_no_gas_is_paid_for_a_spec_that_every_committee_would_find_contradicted(
+    autojump_clock: MockClock, differs: dict[str, object]
+) -> None:
+    async with open_world(4) as world:
+        performer = world.residents[0]
+        await world.start(performer)
+        job = msgspec.structs.replace(world.create_triggered_job(on_transfer(world)), **differs)
+        await trio.sleep(5)
+        height = world.ledger.head.number + 1
+        assert await _refusal(world, world.event_task(job, transfer(world), 0, performer.address)) == "WRONG_RECORD"
+        assert world.ledger.head.number == height
