@@ -41,6 +41,7 @@ _CONFIRM_POLL_S = 1.0
 _ALONE_LOOK_S = 10.0
 _SHARED_LOOK_S = 1.0  # another coordinator's news come through the store only
 _LOOKS = 500  # of all tasks together a second, so that thousands in hand do not keep the store busy
+_NOT_SAID = frozenset({"NO_ACKNOWLEDGEMENT", "NO_EXECUTION", "REORGANISED"})  # ends of attempts that no keeper's word brought
 _WITNESSES = 2  # keepers who must call a task hopeless before it is: one alone could be lying
 
 
@@ -72,6 +73,11 @@ class _Held:
             self.drop()
             self._line.hold(self._chain_id, address)
             self.address = address
+
+    def rest(self, until: float) -> None:
+        if self.address is not None:
+            self._line.rest(self._chain_id, self.address, until)
+            self.address = None
 
     def drop(self) -> None:
         if self.address is not None:
@@ -128,6 +134,9 @@ class Attempts:
                 if attempts and attempts[-1].ended_ms is None:
                     held.take(attempts[-1].performer)
                     await self._follow(task, attempts[-1], last=len(attempts) > len(self._policy.retries))
+                    ended = await self._current(attempts[-1])
+                    if ended.ended_ms is not None and ended.code not in _NOT_SAID:
+                        held.rest(ended.deadline)
                     held.drop()
                 else:
                     held.drop()
@@ -266,9 +275,18 @@ class Attempts:
                 self._line.ended(task.chain_id, attempt.performer, executed=False)
         elif after is not None and after.executed_at is not None and after.performer == attempt.performer:
             self._line.ended(task.chain_id, attempt.performer, executed=True)
+            await self._disproved(task, attempt)
         if current.acknowledged_ms is not None and current.published_ms is not None:
             seconds = max(0, current.acknowledged_ms - current.published_ms) / 1000
             self._line.acknowledged(task.chain_id, attempt.performer, seconds)
+
+    async def _disproved(self, task: Task, executed: Attempt) -> None:
+        """Who refused for a cause that is nobody's fault was wrong when another then executed: it counts like a fault, or
+        refusing everything would be a way to keep the best score."""
+        for former in await self._store.attempts(task.id):
+            blameless = former.code and former.code not in PERFORMER_FAULTS | _NOT_SAID
+            if former.number < executed.number and blameless and former.performer != executed.performer:
+                self._line.ended(task.chain_id, former.performer, executed=False)
 
     async def _acknowledged(self, task: Task, attempt: Attempt) -> bool:
         """Publishes until the keeper answers or its time is up. True when the task went on or the attempt ended meanwhile."""

@@ -5,6 +5,7 @@ Keepers are few at times. Nobody polls for them: a keeper that becomes free, or 
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,7 @@ class Line:
         self._experience: defaultdict[_Keeper, _Experience] = defaultdict(_Experience)
         self._waiting: dict[int, dict[int, dict[_Waiter, None]]] = {}  # chain, priority, in order of coming
         self._turn = 0
+        self._resting: list[tuple[float, _Keeper]] = []
         self._came = trio.Event()
 
     def __len__(self) -> int:
@@ -121,10 +123,13 @@ class Line:
 
     def release(self, chain_id: int, address: bytes) -> None:
         """One attempt less: whoever waits may have the keeper."""
-        self._open[chain_id, address] -= 1
-        if not self._open[chain_id, address]:
-            del self._open[chain_id, address]
+        self._let_go((chain_id, address))
         self._match(chain_id)
+
+    def rest(self, chain_id: int, address: bytes, until: float) -> None:
+        """A held attempt that its keeper refused counts for it until then (its deadline, UTC seconds): saying no makes
+        nobody free for more."""
+        heapq.heappush(self._resting, (until, (chain_id, address)))
 
     def acknowledged(self, chain_id: int, address: bytes, seconds: float) -> None:
         """How soon a keeper answered, for its score."""
@@ -157,6 +162,7 @@ class Line:
         return scoring.suitable(self._standings(chain_id), need, self._policy)
 
     def _standings(self, chain_id: int) -> list[Standing]:
+        self._rouse()
         found = []
         for keeper in self._keepers.online(chain_id):
             key = (chain_id, keeper.address)
@@ -168,6 +174,17 @@ class Line:
                     replace(keeper, open=self._open[key], recent=known.recent, latency_s=known.latency_s, turn=known.turn)
                 )
         return found
+
+    def _rouse(self) -> None:
+        now = self._clock.now()
+        while self._resting and self._resting[0][0] <= now:
+            _, key = heapq.heappop(self._resting)
+            self._let_go(key)
+
+    def _let_go(self, key: _Keeper) -> None:
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
 
     def _match(self, chain_id: int) -> None:
         """Gives keepers to those in line until no keeper, or nobody whom one suits, is left."""

@@ -14,7 +14,7 @@ from coordinator import scoring
 from coordinator.attempts import DispatchPolicy
 from coordinator.store.records import Attempt
 from p2p.network import PeerId
-from tests.coordinator.world import FakeKeeper, World, executes, is_silent, only_acknowledges, open_world
+from tests.coordinator.world import FakeKeeper, World, executes, is_silent, only_acknowledges, open_world, refuses
 
 S = TaskState
 ONE_EACH = scoring.Policy(tasks_each=1)
@@ -149,3 +149,25 @@ async def test_a_busy_keeper_that_is_freed_takes_over_at_once(autojump_clock: Mo
         assert earlier.number == later.number == 1
         assert later.created_ms <= done
         assert world.keepers[0].behaviour is executes
+
+
+async def test_who_refuses_everything_blamelessly_is_not_given_the_flood(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=2, keeper_policy=scoring.Policy(tasks_each=4)) as world:
+        refuser = world.keepers[0]
+        refuser.behaviour = refuses("CONDITION_NOT_MET")
+        world.keepers[1].behaviour = slowly
+        jobs = [await world.post() for _ in range(40)]
+        attempts = await all_executed(world, jobs)
+        first_minute = [a for a in attempts if a.performer == refuser.address and a.created_ms < attempts[0].created_ms + 60_000]
+        assert len(first_minute) <= 4
+
+
+async def test_a_refusal_that_another_keeper_disproves_counts_like_a_fault(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=4) as world:
+        world.keepers[0].behaviour = refuses("CONDITION_NOT_MET")
+        job_id = await world.post(interval=10, time_frame=1600)
+        with trio.fail_after(2000):
+            while len(await world.tasks(job_id)) < 160:  # noqa: ASYNC110
+                await trio.sleep(10)
+        performers = Counter([a.performer for t in await world.tasks(job_id) for a in await world.attempts(t)])
+        assert performers[world.keepers[0].address] <= 12

@@ -160,3 +160,18 @@ async def test_a_line_in_which_nobody_moves_does_not_spin(autojump_clock: MockCl
         await trio.sleep(100)
         assert Counting.looks <= 102
         nursery.cancel_scope.cancel()
+
+
+async def test_an_attempt_that_was_refused_counts_for_its_keeper_until_its_deadline(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        table = Table(FakeKeepers(1), nursery)
+        nursery.start_soon(table.line.run)
+        table.wait("first")
+        await wait_all_tasks_blocked()
+        table.line.rest(CHAIN, address(1), table.clock.now() + 60)
+        table.wait("second")
+        await trio.sleep(59)
+        assert table.given == [("first", 1)]
+        await trio.sleep(2)
+        assert table.given == [("first", 1), ("second", 1)]
+        nursery.cancel_scope.cancel()
