@@ -240,8 +240,9 @@ def updated_job(stored: Mapping[str, Any], body: bytes) -> Posted:
         dropped |= _COMPARISON
     elif given.keys() & _COMPARISON:
         dropped.add("condition")
-    if given.keys() & _LIMITS and given.get("condition_type", stored.get("condition_type")) != "between":
-        dropped |= _LIMITS
+    before, after = stored.get("condition_type"), given.get("condition_type", stored.get("condition_type"))
+    if (given.keys() & _LIMITS and after != "between") or (before == "between") != (after == "between"):
+        dropped |= _LIMITS  # one limit and two mean different things
     return read(PostedJob, {**{name: value for name, value in stored.items() if name not in dropped}, **given}).posted()
 
 

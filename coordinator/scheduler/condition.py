@@ -146,7 +146,7 @@ class ConditionScheduler:
         if job.spent or job.steps >= _MOST_STEPS:  # evaluated again when a step has been written
             return
         now = self._clock.now()
-        if now >= job.planned.expires_at:
+        if int(now) > job.planned.expires_at:  # in its last second it may still fire
             self.remove(job.planned.job_id)  # the shard's holder completes it
             return
         self.evaluated += 1
@@ -258,7 +258,7 @@ class ConditionScheduler:
             now = self._clock.now()
             for place, job_id in enumerate(self.jobs()):
                 job = self._jobs.get(job_id)
-                if job is not None and now >= job.planned.expires_at:
+                if job is not None and int(now) > job.planned.expires_at:
                     self.remove(job_id)
                 if place % 1000 == 999:
                     await trio.lowlevel.checkpoint()

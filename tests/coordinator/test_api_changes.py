@@ -218,6 +218,11 @@ async def test_an_updated_condition_keeps_its_edge_and_what_was_not_named(api: A
         after = await api.stored(posted)
         assert after.trigger == OnCondition(comparison)
         assert after.edge == Edge(1, armed=False)
+    one = await api.put(f"/api/jobs/update/{job.id}", {"condition_type": "less_than"})
+    assert (one.status_code, one.json()["field"]) == (422, "upper_limit")  # of two limits none is the one
+    assert (await api.put(f"/api/jobs/update/{job.id}", {"condition_type": "less_than", "upper_limit": 9})).status_code == 200
+    two = await api.put(f"/api/jobs/update/{job.id}", {"condition_type": "between"})
+    assert (two.status_code, two.json()["field"]) == (422, "upper_limit")  # nor does one make two, with 0 for the other
     tree = {"any": [{"source": {"type": "static", "url": "1"}, "condition_type": "equals", "upper_limit": 1}]}
     assert (await api.put(f"/api/jobs/update/{job.id}", {"condition": tree})).status_code == 200
     part = await api.put(f"/api/jobs/update/{job.id}", {"upper_limit": 5})

@@ -260,6 +260,15 @@ async def test_a_paused_job_does_not_fire_and_a_resumed_one_does(world: World, a
     assert await world.numbers() == [1]
 
 
+async def test_a_condition_that_begins_to_hold_in_the_last_second_fires(world: World, autojump_clock):
+    world.sources.values[PRICE] = "0"
+    job = await world.post(above(PRICE, "0"), time_frame=20)
+    await world.passes(job.expires_at - world.clock.now() + 0.5)
+    world.scheduler.put(replace((await world.store.planned_job(7)), trigger=OnCondition(above(StaticSource("1"), "0"))))  # type: ignore[type-var]
+    await world.passes(0.1)
+    assert await world.numbers() == [1]
+
+
 async def test_a_job_whose_life_is_over_fires_no_more_and_is_let_go(world: World, autojump_clock):
     await world.post(above(PRICE, "0"), job_id=1, time_frame=20)
     await world.post(above(StaticSource("0"), "1"), job_id=2, time_frame=20)
