@@ -74,7 +74,7 @@ class Executor:
         return Ready(task, call, prepared, at)
 
     async def _check_chain(self, task: Task, spec: JobSpec) -> None:
-        """What the hub would refuse, or the committee reject, as things stand now: whoever sends such a transaction pays for it."""
+        """What the hub would refuse, or a committee reject, as things stand: whoever sends such a transaction pays for it."""
         authorisation = task.authorisation
         job = await self._chain.job(authorisation.job_id)
         if job is None:

@@ -35,6 +35,7 @@ MOST_HELD = 100_000
 _ENOUGH = 8  # oldest matches kept of a job that fires once, until its past has been searched
 _STRIDE = 16  # blocks between two searches for the same job
 _BATCH = 256  # firings of one transaction: bounds how long the store is held
+_WITHOUT_PAUSE = 256  # jobs of one log that are looked at in one go, a millisecond or two
 _RETRY_S = 1.0
 _SEARCHES = 4  # at a time: a long one must not keep new jobs waiting
 
@@ -182,14 +183,17 @@ class ChainWatch:
         """What was read becomes matches, and is not forgotten when the store is away meanwhile."""
         while self._hits:
             hit = self._hits[0]
-            for job_id in hit.job_ids:
+            for count, job_id in enumerate(hit.job_ids, 1):
+                if count % _WITHOUT_PAUSE == 0:
+                    await trio.lowlevel.checkpoint()
                 if (watched := self._jobs.get(job_id)) is not None and not watched.later:
                     self.take(watched, hit)
             self._hits.popleft()
             await self.make_room()
 
     async def make_room(self) -> None:
-        """Keeps memory within bounds. Raises `Transient`."""
+        """Keeps memory within bounds, and lets others work. Raises `Transient`."""
+        await trio.lowlevel.checkpoint()
         if len(self._held) > MOST_HELD:
             await self.flush()
         if len(self._held) > MOST_HELD:
