@@ -142,8 +142,8 @@ def _argument(value: object) -> object:
     return value if isinstance(value, str | bool) or value is None else str(value)
 
 
-def task_data(task: Task, job: Job, explorer: str | None) -> dict[str, Any]:
-    """FIELD's task_data. `explorer` is the base URL of the chain's block explorer."""
+def task_data(task: Task, spec: bytes, explorer: str | None) -> dict[str, Any]:
+    """FIELD's task_data. `spec` is the JobSpec that it executes, `explorer` the base URL of the chain's block explorer."""
     tx = hex_of(task.execution_tx)
     return {
         "task_id": str(task.id),
@@ -169,7 +169,7 @@ def task_data(task: Task, job: Job, explorer: str | None) -> dict[str, Any]:
         "task_status": task.state.value,
         "task_error": f"{task.reason}: {task.detail}" if task.reason and task.detail else task.reason,
         "attempt": task.attempt,
-        "converted_arguments": task.arguments or JobSpec.decode(job.spec).arguments,
+        "converted_arguments": task.arguments or JobSpec.decode(spec).arguments,
         "trace_id": task.trace_id,
         "stages": dict(task.stages),
     }

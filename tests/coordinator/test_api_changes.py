@@ -9,9 +9,23 @@ from eth_utils.address import to_checksum_address
 
 from consensus.codec import task_id
 from consensus.conditions import ApiSource, Comparison
-from consensus.messages import JobSpec
+from consensus.lifecycle import TaskState
+from consensus.messages import JobSpec, Task
 from consensus.triggers import Cron, EdgeSeen, LogSeen, Moments, OnCondition, OnEvent
-from coordinator.store.records import Edge, EdgeStep, Fired, Firing, Gap, Job, JobStatus, MissedPolicy, shard_of
+from coordinator.store.records import (
+    Attempt,
+    Edge,
+    EdgeStep,
+    Fired,
+    Firing,
+    Gap,
+    Job,
+    JobStatus,
+    MissedPolicy,
+    TaskChange,
+    shard_of,
+)
+from tests.consensus.samples import authorisation
 from tests.coordinator.conftest import CONDITION, EVENT, KEY_OWNER, PRICE, SCRIPT, Api
 from tests.coordinator.factory import make_task
 
@@ -360,3 +374,19 @@ async def test_what_is_no_email_address_is_refused(api: Api, address: Any) -> No
         assert answer.json()["email_id"] == "jo@example.org"
         return
     assert (answer.status_code, answer.json().get("field")) == (422, "email_id")
+
+
+async def test_a_task_shows_the_arguments_it_was_fired_with_after_an_update(api: Api) -> None:
+    job = await api.taken(api.job(arguments=["5"]))
+    fired = make_task(job, job.created_at + 10)
+    assert await fire(api, job, task=fired, next_due=job.created_at + 20) is Fired.NEW
+    [before] = (await api.get(f"/api/tasks/job/{job.id}")).json()
+    assert (await api.put(f"/api/jobs/update/{job.id}", {"arguments": ["6"]})).status_code == 200
+    [task] = (await api.get(f"/api/tasks/job/{job.id}")).json()
+    assert task["converted_arguments"] == before["converted_arguments"] == "[5]"
+    message = Task(31337, authorisation(), bytes(65), job.spec, "").encode()
+    attempt = Attempt(fired.id, 1, bytes(20), "peer", 0, 1, message, 0)
+    assert await api.store.add_attempt(attempt, TaskChange(fired.id, (TaskState.DISPATCHED,), attempt=1), 0) is not None
+    await api.store.change(TaskChange(fired.id, (TaskState.FAILED,), reason="NO_KEEPER"), 0)
+    assert (await api.put(f"/api/jobs/update/{job.id}", {"arguments": ["7"]})).status_code == 200
+    assert (await api.get(f"/api/tasks/id/{fired.id}")).json()["converted_arguments"] == "[5]"
