@@ -121,7 +121,7 @@ class Coordinator:
         self.chain_ids = tuple(chains)
 
         # dispatch: queue -> attempts -> keepers
-        self.ownership = Ownership(p.store, p.streams, p.clock, p.instance, lease_s=p.lease)
+        self.ownership = Ownership(p.store, p.streams, p.clock, p.instance, lease_s=p.lease, guard=self.guard)
         changed = self.ownership.job_changed
         endings = Endings(p.store, changed)
         self.users = UserWatch(p.store, chains, p.alerts, p.clock, low_balance_executions=p.alert_settings.low_balance_executions)

@@ -1,4 +1,4 @@
-"""The one broad `except` of the coordinator: a defect in one step is named and counted, and the other steps go on."""
+"""The coordinator's only broad `except`s: a defect in one step is named and counted, and the other steps go on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ class Guard:
 
     def __init__(self) -> None:
         self.failures: Counter[tuple[str, str]] = Counter()
+
+    def contained(self, name: str, step: Callable[..., object], *args: Any, **facts: object) -> bool:
+        """Whether `step`, which does not wait, went through. A defect is logged and counted, and takes nothing else down."""
+        try:
+            step(*args)
+        except Exception as raised:
+            self.failures[name, "INTERNAL"] += 1
+            log.exception("step_failed", step=name, code="INTERNAL", error=repr(raised), **facts)
+            return False
+        return True
 
     async def __call__(
         self, name: str, step: Callable[..., Awaitable[object]], *args: Any, defects: int | None = None, **facts: object

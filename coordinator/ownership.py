@@ -15,6 +15,7 @@ import trio
 
 from consensus.errors import Transient
 from consensus.triggers import OnCondition, OnEvent, Trigger
+from coordinator.guard import Guard
 from coordinator.scheduler.port import Scheduler
 from coordinator.store.port import Store
 from coordinator.store.records import SHARDS, Gap, Planned, shard_of
@@ -58,11 +59,14 @@ class Ownership:
     that another has taken; `reachable` says whether the streams answered last.
     """
 
-    def __init__(self, store: Store, streams: Streams, clock: Clock, instance: str, *, lease_s: float = 4.0) -> None:
+    def __init__(
+        self, store: Store, streams: Streams, clock: Clock, instance: str, *, lease_s: float = 4.0, guard: Guard | None = None
+    ) -> None:
         self._store = store
         self._streams = streams
         self._clock = clock
         self._lease_s = lease_s
+        self._guard = guard or Guard()
         self._schedulers: Schedulers = {}
         self._lock = trio.Lock()  # what is read from the store under it is newer than all that was put in before
         self._to_load: dict[int, bool] = {}  # shard -> whether its jobs were put in before
@@ -135,9 +139,10 @@ class Ownership:
                 self._applied[job_id] = planned.revision if planned is not None else None
 
     def _put(self, job_id: int, planned: Planned | None) -> None:
-        if planned is not None:
-            self._schedulers[kind_of(planned.trigger)].put(planned)
-        else:
+        watched = planned is not None and self._guard.contained(
+            "watch a job", self._schedulers[kind_of(planned.trigger)].put, planned, job_id=str(job_id)
+        )
+        if not watched:  # one that its scheduler cannot take is not watched, and the others are
             for scheduler in self._schedulers.values():
                 scheduler.remove(job_id)
 

@@ -177,6 +177,14 @@ class TimeScheduler:
     def _turns(self, now: float) -> list[_Turn]:
         """The next batch: jobs whose moment has come, and then some that were missed."""
         turns: list[_Turn] = []
+        try:
+            self._fill(turns, now)
+        except BaseException:  # a schedule that nobody can follow is dropped; the others' turns are not
+            self._put_back(turns)
+            raise
+        return turns
+
+    def _fill(self, turns: list[_Turn], now: float) -> None:
         room = _BATCH
         for _ in range(_SORTED_OUT):
             if not self._heap or self._heap[0][0] > now or room <= (_CATCHING_UP if self._missed else 0):
@@ -194,7 +202,11 @@ class TimeScheduler:
             if self._counts(entry):
                 turns.append(turn := self._turn(entry, now, min(room, _CATCHING_UP), on_time=False))
                 room -= max(1, len(turn.firings))
-        return turns
+
+    def _put_back(self, turns: Sequence[_Turn]) -> None:
+        """As it was; whether it is missed by then, the policy says then."""
+        for turn in turns:
+            heapq.heappush(self._heap, turn.entry)
 
     def _turn(self, entry: _Entry, now: float, limit: int, *, on_time: bool) -> _Turn:
         """The job's schedule moves with each firing, so that a crash between two batches repeats nothing."""
@@ -232,10 +244,12 @@ class TimeScheduler:
             answers = iter(await self._fire(firings) if firings else ())
         except Transient as error:
             log.warning("store_unavailable", code=error.code, detail=error.detail, waiting=len(firings))
-            for turn in turns:
-                heapq.heappush(self._heap, turn.entry)  # as it was; whether it is missed by then, the policy says then
+            self._put_back(turns)
             await trio.sleep(_STORE_RETRY_S)
             return
+        except BaseException:
+            self._put_back(turns)  # whoever begins `run` anew finds them
+            raise
         now = self._clock.now()
         for turn in turns:
             self._settle(turn, [next(answers) for _ in turn.firings], now)

@@ -121,5 +121,5 @@ class Streams(Protocol):
         ...
 
     async def ping(self) -> None:
-        """Returns when the server answers."""
+        """Returns when the server answers and takes writes."""
         ...

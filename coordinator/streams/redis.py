@@ -42,6 +42,7 @@ _LONGEST_PAUSE_S: Final = 1.0
 _CHUNK: Final = 256  # tasks in one script: some 2 ms of the server's time
 _NEWS_BATCH: Final = 1000
 _FORGET_MS: Final = 3_600_000
+_PING_MS: Final = 60_000
 _GROUP: Final = "coordinators"
 
 log = structlog.get_logger(__name__)
@@ -130,14 +131,28 @@ class RedisStreams:
         while True:
             await self._call.paced()
             taken = await self._run(scripts.TAKE, self._streams, [_GROUP, self._instance, limit])
-            if taken:
-                return _entries(taken)
-            entries = await self._call(self._wait)
+            if taken and (entries := await self._readable(taken)):
+                return entries
+            entries = await self._readable(await self._call(self._wait))
             if entries:
                 self._spare = entries[limit:]
                 return entries[:limit]
 
-    async def _wait(self) -> list[Entry]:
+    async def _readable(self, taken: Sequence[tuple[Any, bytes, bytes]]) -> list[Entry]:
+        """(level, id, task) triples as entries, the highest priority first. What somebody else put there and nobody can read
+        leaves the queue: it would come back to each of us for ever."""
+        entries, odd = [], []
+        for level, ident, task in taken:
+            try:
+                entries.append(Entry(int(task), int(level), ident.decode()))
+            except ValueError:
+                odd += [str(int(level)), ident.decode(), ""]
+        if odd:
+            log.error("queue_entries_unreadable", entries=len(odd) // 3, remedy="let nobody else write to the server's keys")
+            await self._run(scripts.DONE, self._queue, [_GROUP, *odd])
+        return sorted(entries, key=lambda entry: entry.priority)
+
+    async def _wait(self) -> list[tuple[Any, bytes, bytes]]:
         streams: dict[Any, Any] = dict.fromkeys(self._streams, ">")
         try:
             found: Any = await self._call.waiting.xreadgroup(_GROUP, self._instance, streams, count=1, block=_BLOCK_MS)
@@ -146,8 +161,7 @@ class RedisStreams:
                 return []
             raise
         levels = {stream.encode(): level for stream, level in zip(self._streams, LEVELS, strict=True)}
-        taken = [(levels[key], ident, fields[b"t"]) for key, items in found for ident, fields in items if fields]
-        return sorted(_entries(taken), key=lambda entry: entry.priority)
+        return [(levels[key], ident, fields.get(b"t", b"")) for key, items in found for ident, fields in items if fields]
 
     async def done(self, entries: Sequence[Entry]) -> None:
         for first in range(0, len(entries), _CHUNK):
@@ -162,7 +176,7 @@ class RedisStreams:
 
     async def orphans(self, idle_s: float, limit: int) -> Sequence[Entry]:
         args = (_GROUP, self._instance, round(idle_s * 1000), limit, _FORGET_MS)
-        return _entries(await self._run(scripts.ORPHANS, [*self._streams, self._instances], args))
+        return await self._readable(await self._run(scripts.ORPHANS, [*self._streams, self._instances], args))
 
     async def backlog(self) -> int:
         return int(await self._run(scripts.BACKLOG, self._streams, [_GROUP]))
@@ -181,7 +195,7 @@ class RedisStreams:
 
     async def beat(self, instance: str, ttl_s: float) -> frozenset[str]:
         alive = await self._run(scripts.BEAT, [self._instances], [instance, round(ttl_s * 1000), _FORGET_MS])
-        return frozenset(name.decode() for name in alive)
+        return frozenset(name.decode(errors="replace") for name in alive)
 
     async def leave(self, instance: str) -> None:
         await self._run(scripts.BEAT, [self._instances], [instance, 0, _FORGET_MS])
@@ -210,7 +224,7 @@ class RedisStreams:
             found = await self._call(self._read, last)
             for ident, fields in found:
                 last = ident
-                if fields.get(b"from") != self._instance.encode():
+                if fields.get(b"from") != self._instance.encode() and fields.get(b"job", b"").isdigit():
                     yield int(fields[b"job"])
             if len(found) == _NEWS_BATCH and await self._call(self._trimmed, last):
                 raise Transient(UNREACHABLE, "too many announcements to follow: some were not seen")
@@ -248,7 +262,10 @@ class RedisStreams:
             await pipe.execute()
 
     async def ping(self) -> None:
-        await self._call(self._call.client.ping)
+        await self._call(self._write)
+
+    async def _write(self) -> None:  # a server that is full, or a replica, answers PING and takes nothing
+        await self._call.client.set(f"{self._prefix}:ping", self._instance, px=_PING_MS)
 
 
 def _client(address: Mapping[str, Any], timeout: float, connections: int) -> Redis:
@@ -256,10 +273,6 @@ def _client(address: Mapping[str, Any], timeout: float, connections: int) -> Red
     limits = {"socket_timeout": timeout, "socket_connect_timeout": _CALL_S, "retry": Retry(NoBackoff(), 0), "protocol": 2}
     pool = BlockingConnectionPool(**{**address, **limits, "max_connections": connections, "timeout": _CALL_S})
     return Redis.from_pool(pool)
-
-
-def _entries(taken: Any) -> list[Entry]:
-    return [Entry(int(task), int(level), ident.decode()) for level, ident, task in taken]
 
 
 def _order(ident: bytes) -> tuple[int, int]:
@@ -314,6 +327,7 @@ def _literal(text: str) -> str:
 async def _refuse_the_unusable(aio: AsyncioThread, client: Redis) -> None:
     try:
         about = await aio.run(client.info, "server")
+        memory = await aio.run(client.info, "memory")
     except AuthenticationError as error:
         raise Misconfigured(KEY, f"the server refuses user or password: {error}") from error
     except ResponseError as error:
@@ -324,3 +338,5 @@ async def _refuse_the_unusable(aio: AsyncioThread, client: Redis) -> None:
     found = tuple(int(part) for part in str(about["redis_version"]).split(".")[:2])
     if found < OLDEST:
         raise Misconfigured(KEY, f"the server is version {about['redis_version']}: {'.'.join(map(str, OLDEST))} is the oldest")
+    if (policy := memory.get("maxmemory_policy", "noeviction")) != "noeviction":
+        log.warning("streams_may_be_evicted", policy=policy, remedy="set the server's maxmemory-policy to noeviction")

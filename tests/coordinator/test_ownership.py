@@ -512,3 +512,19 @@ async def test_a_process_that_was_stopped_notes_what_it_did_not_see(world, autoj
 
 def test_every_trigger_has_its_scheduler():
     assert kind_of(make_job().trigger) == "time"
+
+
+async def test_a_job_that_its_scheduler_cannot_take_keeps_no_other_from_being_watched(world, autojump_clock):
+    await world.add(*jobs())
+    one = await world.start("one", ready=False)
+    put = one.time.put
+
+    def defective(planned: Planned) -> None:
+        if planned.job_id == 100:
+            raise OverflowError("a schedule beyond all time")
+        put(planned)
+
+    one.time.put = defective
+    await trio.sleep(LEASE)
+    assert one.jobs == {job.id for job in jobs() if job.id != 100}
+    assert one.ownership.watched().keys() == set(range(SHARDS))

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from consensus import codec
 from consensus.errors import Transient
 from consensus.triggers import Cron, Interval, Moments, Schedule
+from coordinator.guard import Guard
 from coordinator.scheduler.port import Scheduler
 from coordinator.scheduler.time import MISSED_AFTER_S, Step, TimeScheduler, step
 from coordinator.store.records import Edge, Fired, Firing, MissedPolicy, Planned
@@ -513,3 +514,29 @@ def test_restarts_fire_nothing_twice_and_miss_only_what_the_policy_says(
                 assert seconds[-1] in fired
 
     trio.run(scenario, clock=MockClock(autojump_threshold=0))
+
+
+async def test_a_schedule_that_nobody_can_follow_takes_no_other_job_down(autojump_clock: MockClock) -> None:
+    books, scheduler = life()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Guard(), "time scheduler", scheduler.run)
+        for job_id in (1, 2, 4):
+            scheduler.put(planned(job_id=job_id))
+        scheduler.put(replace(planned(job_id=3), created_at=None))  # type: ignore[arg-type]
+        await trio.sleep(45)
+        assert [books.seconds(job_id) for job_id in (1, 2, 3, 4)] == [[10, 20, 30, 40], [10, 20, 30, 40], [], [10, 20, 30, 40]]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_defect_while_firings_are_written_loses_none_of_them(autojump_clock: MockClock) -> None:
+    books, scheduler = life()
+    del books.answer  # reading it is the defect
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Guard(), "time scheduler", scheduler.run)
+        for job_id in (1, 2):
+            scheduler.put(planned(job_id=job_id))
+        await trio.sleep(12)
+        books.answer = {}
+        await trio.sleep(20)
+        assert [books.seconds(job_id)[:2] for job_id in (1, 2)] == [[10, 20], [10, 20]]
+        nursery.cancel_scope.cancel()

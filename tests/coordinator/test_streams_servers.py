@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
+import structlog
 import trio
 
 from consensus.errors import Misconfigured, Transient
@@ -231,3 +233,57 @@ async def test_it_is_begun_anew_as_often_as_it_dies(tmp_path):
             os.kill(pid, signal.SIGKILL)
             await until(lambda pid=pid: server.pid not in (pid, None))
         assert server.restarts == 3
+
+
+async def test_what_others_write_into_the_queue_is_cleared_away_and_holds_nothing_up(real, tmp_path):
+    await real.start()
+    with redis.Redis(port=real.port) as client:
+        async with open_streams(RedisSettings(url=real.url, prefix=PREFIX), tmp_path, "one") as streams:
+            await streams.push([(1, 1)])
+            for priority in (1, 2):
+                client.xadd(f"{PREFIX}:queue:{priority}", {"t": "no task"})
+                client.xadd(f"{PREFIX}:queue:{priority}", {"other": b"\xff"})
+            client.zadd(f"{PREFIX}:instances", {b"\xff": 2**52})
+            await streams.push([(2, 1)])
+            assert [entry.task_id for entry in await streams.take(10)] == [1, 2]
+            assert "one" in await streams.beat("one", 10)
+            with trio.move_on_after(0.5):
+                await streams.take(10)
+            client.xadd(f"{PREFIX}:queue:1", {"other": "while it waits"})
+            await streams.push([(3, 3)])
+            assert [entry.task_id for entry in await streams.take(10)] == [3]
+            assert [entry.task_id for entry in await streams.orphans(0, 10)] == [1, 2, 3]
+            assert [client.xlen(f"{PREFIX}:queue:{priority}") for priority in (1, 2, 3)] == [2, 0, 1]
+
+
+async def test_news_that_nobody_can_read_do_not_end_those_that_follow(real, tmp_path):
+    await real.start()
+    async with (
+        open_streams(RedisSettings(url=real.url, prefix=PREFIX), tmp_path, "one") as one,
+        open_streams(RedisSettings(url=real.url, prefix=PREFIX), tmp_path, "two") as two,
+        one.news() as news,
+    ):
+        with redis.Redis(port=real.port) as client:
+            client.xadd(f"{PREFIX}:news", {"job": "none"})
+            client.xadd(f"{PREFIX}:news", {"other": "1"})
+        await two.announce(7)
+        with trio.fail_after(10):
+            assert await anext(news) == 7
+
+
+async def test_a_server_that_takes_no_writes_is_away_although_it_answers(real, tmp_path):
+    real.options = ("--replicaof", "127.0.0.1", "1")
+    await real.start()
+    async with open_streams(RedisSettings(url=real.url), tmp_path, "one") as streams:
+        with pytest.raises(Transient) as caught:
+            await streams.ping()
+        assert caught.value.code == UNREACHABLE
+
+
+async def test_a_server_that_may_evict_is_named_at_the_start(real, tmp_path):
+    real.options = ("--maxmemory-policy", "allkeys-lru")
+    await real.start()
+    with structlog.testing.capture_logs() as logs:
+        async with open_streams(RedisSettings(url=real.url), tmp_path, "one") as streams:
+            await streams.ping()
+    assert [entry["policy"] for entry in logs if entry["event"] == "streams_may_be_evicted"] == ["allkeys-lru"]
