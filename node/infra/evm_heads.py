@@ -93,7 +93,7 @@ class Pulse:
             try:
                 await self._listen(url, head)
             except _GaveUp as error:
-                if self.connected:
+                if self.connected and self._last is not None:  # it was of use: one that only greets is not dialled at once again
                     pauses, told = iter(doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)), False
                 self.connected = False
                 if not told:

@@ -291,3 +291,30 @@ async def test_what_goes_wrong_while_a_chain_is_used_reaches_the_caller_as_it_wa
     with pytest.raises(ZeroDivisionError):
         async with reach_chain(settings):
             _ = 1 / 0
+
+
+async def test_a_socket_that_greets_and_hangs_up_is_dialled_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    enough = trio.Event()
+
+    def paused(pause: float) -> float:
+        pauses.append(pause)
+        if len(pauses) == 5:
+            enough.set()
+        return 0
+
+    class HangsUp(Node):
+        async def serve(self, request: WebSocketRequest) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(super().serve, request)
+                while not self.sockets:
+                    await trio.sleep(0.001)
+                await self.drop()
+
+    monkeypatch.setattr(evm_heads, "full_jitter", paused)
+    node = HangsUp()
+    async with pulsing(node):
+        with trio.fail_after(10):
+            await enough.wait()
+    assert node.opened >= 5
+    assert pauses[:5] == [0.5, 1, 2, 4, 8]
