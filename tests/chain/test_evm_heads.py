@@ -32,6 +32,7 @@ class Node:
     def __init__(self) -> None:
         self.chain_id = CHAIN_ID
         self.subscribes = True
+        self.hangs_up = False  # once it has answered
         self.number = 10
         self.sockets: set[WebSocketConnection] = set()
         self.opened = 0
@@ -55,6 +56,8 @@ class Node:
                 if asked["method"] == "eth_subscribe":
                     self.sockets.add(socket)
                     self.opened += 1
+                    if self.hangs_up:
+                        await socket.aclose()
         except ConnectionClosed:
             self.sockets.discard(socket)
 
@@ -303,16 +306,9 @@ async def test_a_socket_that_greets_and_hangs_up_is_dialled_ever_more_rarely(mon
             enough.set()
         return 0
 
-    class HangsUp(Node):
-        async def serve(self, request: WebSocketRequest) -> None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(super().serve, request)
-                while not self.sockets:
-                    await trio.sleep(0.001)
-                await self.drop()
-
     monkeypatch.setattr(evm_heads, "full_jitter", paused)
-    node = HangsUp()
+    node = Node()
+    node.hangs_up = True
     async with pulsing(node):
         with trio.fail_after(10):
             await enough.wait()
