@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal
 import structlog
 import trio
 
-from consensus.errors import Transient
+from consensus.errors import Misconfigured, Transient
 from consensus.triggers import OnCondition, OnEvent, Trigger
 from coordinator.guard import Guard
 from coordinator.scheduler.port import Scheduler
 from coordinator.store.port import Store
 from coordinator.store.records import SHARDS, Gap, Planned, shard_of
-from coordinator.streams.port import Streams
+from coordinator.streams.port import UNREACHABLE, Streams
 from node.infra.clock import Clock
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ GAP_S: Final = 2 * TOUCH_S + 1.0
 _PAGE = 250  # jobs read at once: some 5 ms in which no job that changed is applied
 _MANY = 500  # jobs of a shard
 _EXPIRED = 200
+_BOUND_LEASES = 5  # after its last coordinator's end another store may take the streams over
 _ANNOUNCEMENTS = 100_000  # while the streams are away; an id each
 _RETRY_S = 0.5
 _SETTLE_S = 1.0  # for the last firings of a shard that is given back; after that its lease is left to run out
@@ -67,6 +68,8 @@ class Ownership:
         self._clock = clock
         self._lease_s = lease_s
         self._guard = guard or Guard()
+        self._store_is: int | None = None
+        self._bound = False
         self._schedulers: Schedulers = {}
         self._lock = trio.Lock()  # what is read from the store under it is newer than all that was put in before
         self._to_load: dict[int, bool] = {}  # shard -> whether its jobs were put in before
@@ -185,6 +188,7 @@ class Ownership:
     async def _round(self, settled: Callable[[], Awaitable[None]]) -> None:
         """Shows that it lives, renews what it holds, gives back what is too much and takes what is free."""
         try:
+            await self._bind()
             instances = await self._streams.beat(self.instance, self._lease_s)
             if self.fences and not self.reachable:
                 self._be_patient()
@@ -205,6 +209,20 @@ class Ownership:
             self.reachable = False
         else:
             self.reachable = True
+
+    async def _bind(self) -> None:
+        """Shards are divided among those who share the store, and nobody else: another's coordinators would hold shards whose
+        jobs they do not know. Raises `Misconfigured` when that shows at the start."""
+        if self._store_is is None:
+            self._store_is = await self._store.identity()
+        if await self._streams.bind(self._store_is, _BOUND_LEASES * self._lease_s):
+            self._bound = True
+            return
+        why = "coordinators with another store are at work on this server under this prefix"
+        if not self._bound:
+            raise Misconfigured("redis.prefix", f"{why}: share their data_dir, or take another prefix")
+        log.error("streams_are_of_another_store", why=why)
+        raise Transient(UNREACHABLE, why)
 
     def _be_patient(self) -> None:
         """The server has been away, or has forgotten: the others come for what is theirs before anybody takes it as free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ class MemoryStore:
     """Implements `coordinator.store.port.Store`. Each method is one step of the event loop, hence whole."""
 
     def __init__(self) -> None:
+        self._identity = secrets.randbits(62)
         self._users: dict[bytes, User] = {}
         self._jobs: dict[int, Job] = {}
         self._shards: list[dict[int, None]] = [{} for _ in range(SHARDS)]
@@ -255,6 +257,9 @@ class MemoryStore:
         return False
 
     # chain
+
+    async def identity(self) -> int:
+        return await _now(self._identity)
 
     async def checkpoint(self, name: str) -> int | None:
         return await _now(self._checkpoints.get(name))

@@ -178,6 +178,10 @@ class Store(Protocol):
 
     # chain
 
+    async def identity(self) -> int:
+        """A number that this store was given when it was first asked, and no other has: who shares it shares the store."""
+        ...
+
     async def checkpoint(self, name: str) -> int | None:
         """Last block done by a follower: `hub:<chain>` for the monitor, `events:<chain>:<shard>` for the event scheduler."""
         ...

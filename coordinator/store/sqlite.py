@@ -207,6 +207,9 @@ class SqliteStore:
 
     # chain
 
+    async def identity(self) -> int:
+        return await self._db.write(steps.identity)
+
     async def checkpoint(self, name: str) -> int | None:
         query = "SELECT block FROM checkpoints WHERE name = ?"
         return await self._db.read(lambda db: steps.one(db, query, [name], lambda row: int(row[0])))

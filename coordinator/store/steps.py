@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,11 @@ def keeper_record(db: sqlite3.Connection, chain_id: int, address: bytes) -> Keep
 # --- checkpoints
 
 SAVE_CHECKPOINT = "INSERT INTO checkpoints VALUES (?, ?) ON CONFLICT DO UPDATE SET block = excluded.block"
+
+
+def identity(db: sqlite3.Connection) -> int:
+    db.execute("INSERT INTO checkpoints VALUES ('store', ?) ON CONFLICT DO NOTHING", [secrets.randbits(62)])
+    return int(db.execute("SELECT block FROM checkpoints WHERE name = 'store'").fetchone()[0])
 
 
 def save_checkpoints(db: sqlite3.Connection, blocks: Mapping[str, int], fences: Fences | None) -> None:

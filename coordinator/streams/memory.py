@@ -31,6 +31,7 @@ class _Data:
     tokens: dict[str, int] = field(default_factory=dict)
     alive: dict[str, float] = field(default_factory=dict)
     told: dict[str, deque[TaskNews]] = field(default_factory=dict)
+    bound: tuple[int, float] | None = None
 
 
 class MemoryServer:
@@ -203,6 +204,14 @@ class MemoryStreams:
         data = await self._server.reach(self._instance)
         if name in data.leases and data.leases[name][0] == token:
             del data.leases[name]
+
+    async def bind(self, store: int, ttl_s: float) -> bool:
+        data = await self._server.reach(self._instance)
+        now = trio.current_time()
+        if data.bound is not None and data.bound[0] != store and data.bound[1] > now:
+            return False
+        data.bound = (store, now + ttl_s)
+        return True
 
     async def beat(self, instance: str, ttl_s: float) -> frozenset[str]:
         data = await self._server.reach(self._instance)

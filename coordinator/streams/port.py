@@ -95,6 +95,11 @@ class Streams(Protocol):
 
     async def release(self, name: str, token: int) -> None: ...
 
+    async def bind(self, store: int, ttl_s: float) -> bool:
+        """For so long these streams are of coordinators that share this store (`Store.identity`). False while they are of
+        another's: theirs would be shards whose jobs we do not know, and ours theirs."""
+        ...
+
     async def beat(self, instance: str, ttl_s: float) -> frozenset[str]:
         """This instance lives for `ttl_s` more; all that live now, itself included."""
         ...

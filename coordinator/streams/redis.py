@@ -193,6 +193,9 @@ class RedisStreams:
     async def release(self, name: str, token: int) -> None:
         await self._run(scripts.RELEASE, [self._lease(name)], [token])
 
+    async def bind(self, store: int, ttl_s: float) -> bool:
+        return bool(await self._run(scripts.BIND, [f"{self._prefix}:store"], [store, round(ttl_s * 1000)]))
+
     async def beat(self, instance: str, ttl_s: float) -> frozenset[str]:
         alive = await self._run(scripts.BEAT, [self._instances], [instance, round(ttl_s * 1000), _FORGET_MS])
         return frozenset(name.decode(errors="replace") for name in alive)
@@ -315,7 +318,7 @@ async def _opened(calls: _Calls) -> AsyncIterator[_Calls]:
 
 async def _free(client: Redis, prefix: str) -> None:
     # The queue too: its entries are held by consumers that are gone, and the store knows every task that belongs in it.
-    left = [f"{prefix}:queued", f"{prefix}:instances", *(f"{prefix}:queue:{level}" for level in LEVELS)]
+    left = [f"{prefix}:store", f"{prefix}:queued", f"{prefix}:instances", *(f"{prefix}:queue:{level}" for level in LEVELS)]
     left += [key.decode() async for key in client.scan_iter(match=f"{_literal(prefix)}:lease:*", count=1000)]
     await client.delete(*left)
 

@@ -11,7 +11,7 @@ import trio
 from pytest_trio import trio_fixture
 from trio.testing import MockClock
 
-from consensus.errors import Transient
+from consensus.errors import Misconfigured, Transient, first_of
 from coordinator.firing import FiringDesk
 from coordinator.ownership import GAP_S, TOUCH_S, Ownership, kind_of
 from coordinator.store.memory import MemoryStore
@@ -528,3 +528,27 @@ async def test_a_job_that_its_scheduler_cannot_take_keeps_no_other_from_being_wa
     await trio.sleep(LEASE)
     assert one.jobs == {job.id for job in jobs() if job.id != 100}
     assert one.ownership.watched().keys() == set(range(SHARDS))
+
+
+async def test_who_has_another_store_on_the_same_streams_is_told_so_and_takes_nothing(world, autojump_clock):
+    await world.add(*jobs())
+    one = await world.start("one")
+    other = Ownership(MemoryStore(), MemoryStreams(world.server, "other"), world.clock, "other", lease_s=LEASE)
+    with pytest.RaisesGroup(Misconfigured, flatten_subgroups=True, allow_unwrapped=True) as caught:
+        await other.run({"time": Watched(), "event": Watched(), "condition": Watched()}, one.desk.settled)
+    error = caught.value if isinstance(caught.value, Misconfigured) else first_of(caught.value)
+    assert isinstance(error, Misconfigured)
+    assert error.key == "redis.prefix"
+    assert len(one.shards) == SHARDS
+
+
+async def test_streams_that_another_store_took_after_a_loss_of_all_data_cost_no_shard(world, autojump_clock):
+    await world.add(*jobs())
+    one = await world.start("one")
+    world.server.lose()
+    assert await MemoryStreams(world.server, "other").bind(1, LEASE)
+    await trio.sleep(LEASE / 2)
+    assert len(one.shards) == SHARDS
+    assert not one.ownership.reachable
+    await trio.sleep(2 * LEASE)
+    assert one.ownership.reachable

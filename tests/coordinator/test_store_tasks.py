@@ -7,6 +7,7 @@ from dataclasses import replace
 import trio
 
 from consensus.lifecycle import TaskState
+from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
 from coordinator.store.records import Called, Fired, Firing, JobStatus, TaskChange
 from tests.coordinator.factory import CHAIN, FENCES, START, make_attempt, make_job, make_task
@@ -188,3 +189,7 @@ async def test_open_tasks_keep_what_they_execute_when_their_job_is_changed(store
     last = make_task(jobs[-1], START + 40)
     await store.fire([Firing(7, last, START + 50)], START, FENCES)
     assert await store.called(last.id) == Called(b"sixth", b"sixth", 5)
+
+
+async def test_a_store_has_a_number_of_its_own_that_stays(store: Store) -> None:
+    assert await store.identity() == await store.identity() != await MemoryStore().identity()

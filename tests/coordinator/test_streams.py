@@ -388,3 +388,17 @@ async def test_a_server_that_lost_everything_works_on(here, there, server):
     assert await here.backlog() == 0
     await here.push([(1, 1)])  # as whoever sweeps the store does
     assert ids(await here.take(10)) == [1]
+
+
+async def test_streams_are_of_one_store_until_its_coordinators_are_gone(here, there, server):
+    assert await here.bind(7, 30)
+    assert await there.bind(7, 0.2)
+    assert not await there.bind(8, 30)
+
+    async def taken() -> bool | None:
+        return await there.bind(8, 30) or None
+
+    assert await until(taken)
+    assert not await here.bind(7, 30)
+    await server.flush()
+    assert await here.bind(7, 30)
