@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from consensus.errors import Transient
-from consensus.lifecycle import UNEXECUTED, TaskState
+from consensus.lifecycle import TaskState
 from coordinator.answers import Answers
 from coordinator.attempts import Attempts
 from coordinator.guard import Guard
@@ -250,21 +250,14 @@ class Dispatcher:
             return
         now = self._clock.now()
         self._resumed = {task_id: at for task_id, at in self._resumed.items() if now - at < _RESUME_AGAIN_S}
-        lost = [
-            task
-            for task in await self._store.open_tasks(shards)
-            if task.state in UNEXECUTED
-            and task.id not in self._driven
-            and task.id not in self._resumed
-            and now - task.created_at_ms / 1000 >= older_than
-        ]
+        found = await self._store.unexecuted(shards, int((now - older_than) * 1000))
+        lost = [task for task in found if task[0] not in self._driven and task[0] not in self._resumed]
         if lost:
             log.info("tasks_resumed", tasks=len(lost), shards=len(shards))
-            tasks = sorted(((task.id, task.priority) for task in lost), key=lambda task: task[1])
             if self._alone():
-                self.hand(tasks)
-            await self._streams.push([task for task in tasks if task[0] not in self._driven])
-            self._resumed.update((task.id, now) for task in lost)
+                self.hand(lost)
+            await self._streams.push([task for task in lost if task[0] not in self._driven])
+            self._resumed.update((task_id, now) for task_id, _ in lost)
 
     # --- one task
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import trio
 
-from consensus.lifecycle import TaskState
+from consensus.lifecycle import UNEXECUTED, TaskState
 from coordinator.store import changes as rules
 from coordinator.store.port import Fences
 from coordinator.store.records import (
@@ -197,6 +197,10 @@ class MemoryStore:
         tasks = (self._tasks[i] for i in self._open)
         chosen = (t for t in tasks if shards is None or shard_of(t.job_id) in shards)
         return sorted(chosen, key=lambda t: (t.created_at_ms, places[t.id]))
+
+    async def unexecuted(self, shards: Sequence[int], before_ms: int) -> Sequence[tuple[int, int]]:
+        tasks = [t for t in await self.open_tasks(shards) if t.state in UNEXECUTED and t.created_at_ms <= before_ms]
+        return [(t.id, t.priority) for t in sorted(tasks, key=lambda t: t.priority)]
 
     async def recent_tasks(self, limit: int) -> Sequence[Task]:
         return await _now(list(self._tasks.values())[-limit:][::-1])

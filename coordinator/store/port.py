@@ -144,6 +144,11 @@ class Store(Protocol):
         """Tasks that have not ended, oldest first; of these shards' jobs or of all."""
         ...
 
+    async def unexecuted(self, shards: Sequence[int], before_ms: int) -> Sequence[tuple[int, int]]:
+        """Tasks (id, priority) of these shards' jobs that still need a keeper and were created by then: the highest priority
+        first, then the oldest. Cheap: there may be a hundred thousand of them."""
+        ...
+
     async def recent_tasks(self, limit: int) -> Sequence[Task]:
         """The newest of all, newest first."""
         ...

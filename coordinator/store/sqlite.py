@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from consensus.lifecycle import UNEXECUTED
 from coordinator.store import changes as rules
 from coordinator.store import rows, steps
 from coordinator.store.port import Fences
@@ -168,6 +169,16 @@ class SqliteStore:
             query += f" AND shard IN ({', '.join('?' * len(arguments))})"
         query += " ORDER BY created_at_ms, task_no"
         return await self._db.read(lambda db: steps.every(db, query, arguments, rows.task_of))
+
+    async def unexecuted(self, shards: Sequence[int], before_ms: int) -> Sequence[tuple[int, int]]:
+        states = sorted(UNEXECUTED)
+        query = (
+            "SELECT task_id, priority FROM task_data WHERE is_open = 1"  # noqa: S608 - our own words
+            f" AND shard IN ({', '.join('?' * len(shards))}) AND task_status IN ({', '.join('?' * len(states))})"
+            " AND created_at_ms <= ? ORDER BY priority, created_at_ms, task_no"
+        )
+        arguments = [*shards, *states, before_ms]
+        return await self._db.read(lambda db: steps.every(db, query, arguments, lambda row: (int(row[0]), row[1])))
 
     async def recent_tasks(self, limit: int) -> Sequence[Task]:
         query = rows.TASKS.select + " ORDER BY task_no DESC LIMIT ?"

@@ -175,6 +175,7 @@ async def everything(store: Store) -> list[Any]:
         [(await store.tasks_of_job(i, 2), await store.task_ids_of_job(i, 9)) for i in ids],
         await store.open_tasks(),
         await store.open_tasks([1, 2]),
+        await store.unexecuted([1, 2], 10**15),
         await store.task_counts(),
         await store.job_counts(),
         [await store.changed_jobs(after) for after in (None, 0, 3, 99)],

@@ -193,3 +193,17 @@ async def test_open_tasks_keep_what_they_execute_when_their_job_is_changed(store
 
 async def test_a_store_has_a_number_of_its_own_that_stays(store: Store) -> None:
     assert await store.identity() == await store.identity() != await MemoryStore().identity()
+
+
+async def test_tasks_that_need_a_keeper_come_by_priority_then_age(store: Store) -> None:
+    job = await store.add_job(make_job(7))
+    made = [
+        make_task(job, START + 10 * n, priority=p, created_at_ms=1000 * n) for n, p in ((1, 3), (2, 1), (3, 3), (4, 1), (5, 2))
+    ]
+    for task in made:
+        await store.fire([Firing(7, task, START + 90)], START, FENCES)
+    await store.change(TaskChange(made[3].id, (S.EXECUTED,), executed_at=START), START)
+    by_priority = [(made[n].id, made[n].priority) for n in (1, 4, 0, 2)]
+    assert await store.unexecuted([7], 5000) == by_priority
+    assert await store.unexecuted([3, 7], 3000) == [by_priority[0], *by_priority[2:]]
+    assert await store.unexecuted([8], 5000) == await store.unexecuted([], 5000) == []
