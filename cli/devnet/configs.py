@@ -19,6 +19,7 @@ STATUS = {"host": LOCAL, "port": 0}
 POLL_MS = 100  # at 50, half of what an idle keeper computes is looking at the head
 CHECKIN_S = 2.0
 RANK_INTERVAL_S = 2.0
+"""And a block time more for each confirmation: the next rank must not step in before a certificate can be seen."""
 LOOKAHEAD_S = 5.0
 ACK_TIMEOUT_S = 3.0
 RETRIES_S = (1.0, 2.0, 4.0)
@@ -68,7 +69,7 @@ def keeper_config(chain: Mapping[str, Any], bootstrap: str) -> dict[str, Any]:
         "checkin_interval_s": CHECKIN_S,
         **_common(bootstrap),
         "keys": {"operator": "operator.json", "bls": "bls.json", "password_file": "password"},
-        "aggregator": {"rank_interval_s": RANK_INTERVAL_S},
+        "aggregator": {"rank_interval_s": RANK_INTERVAL_S + chain["confirmations"]},
         "chains": [chain],
     }
 

@@ -10,12 +10,12 @@ from cli.devnet.jobs import CONDITION_JOB, EVENT_JOB, TIME_JOB, StaticJob, ping_
 
 LIFE_AFTER_S = 240
 """Event and condition jobs live longer than the storm: the hub executes none of them after its end."""
-CONFIRMATIONS = 4
+CONFIRMATIONS = 5
 """Of the chain: more blocks than a SIGKILL takes back."""
 FIRST_VALUE = 1_000_000
 WATCHED = 2_000_000
 """Values above are pinged by the storm itself: event jobs watch for one each."""
-FIRINGS_A_SECOND = 1.0  # of all time jobs: what two cores with a whole network on them carry beside restarts
+FIRINGS_A_SECOND = 0.5  # of interval jobs, half of all: what two cores with a whole network on them carry beside restarts
 
 
 @dataclass(frozen=True, slots=True)

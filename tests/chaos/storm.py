@@ -18,28 +18,27 @@ import trio
 from cli.devnet.devnet import Devnet, DevnetOptions, open_devnet
 from cli.devnet.jobs import post
 from consensus import events
-from consensus.codec import keccak, task_id
+from consensus.codec import task_id
 from consensus.errors import TriggerXError
-from node.infra.chain import TaskExecuted
 from node.infra.clock import SystemClock
 from node.infra.contracts import Function
 from node.infra.evm import EvmChain, open_chain
 from node.infra.settings import ChainSettings, ContractSettings
 from tests.chaos import mix as mixes
-from tests.chaos.auditor import Audit, Due, Executed, audit
+from tests.chaos.auditor import Audit, Due, audit
+from tests.chaos.kept import Kept
 from tests.chaos.mix import Mix, Plan
 from tests.chaos.victims import Coordinator, DurableAnvil, Server, Victim, redis
 
 log = structlog.get_logger(__name__)
 
 PING = Function("ping", ("uint256",))
-PINGED = keccak(b"Pinged(uint256,uint256)")
 POST_EACH_S = 0.7  # fee, deposit, creation and the API's own look at the chain, several at a time
 POSTERS = 5
 PINGER, FIRST_POSTER = 0, 1
-PING_EVERY_S = 5.0
+PING_EVERY_S = 4.0
 HELD_S = 12.0  # that a condition holds, and that it does not, at the least: two polls and a takeover
-DRAIN_S = 180.0
+DRAIN_S = 240.0
 _LOOK_S = 0.5
 FAILURES = ("failed", "rejected", "not_executed", "not_attested", "expired")
 
@@ -126,6 +125,7 @@ class Storm:
         self._anvil = anvil
         self._rng = random.Random(options.seed)
         self._clock = SystemClock()
+        self._kept = Kept(devnet, chain)
         self.kills: Counter[str] = Counter()
 
     async def run(self, victims: list[Victim], say: Callable[[str], None]) -> Result:
@@ -138,7 +138,8 @@ class Storm:
         await self._anvil.tick()
         say(f"killing for {o.seconds} s")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ping, mix, nursery.cancel_scope)
+            nursery.start_soon(self._kept.follow)
+            nursery.start_soon(self._ping, mix)
             for group in mix.groups:
                 nursery.start_soon(self._move, group, posted)
             await self._kill_until(victims, max(begin, self._clock.now()) + o.seconds)
@@ -171,13 +172,13 @@ class Storm:
 
     # what happens meanwhile
 
-    async def _ping(self, mix: Mix, storm: trio.CancelScope) -> None:
+    async def _ping(self, mix: Mix) -> None:
         """Emits the events that event jobs watch for. Which of them the chain keeps is read from it afterwards."""
         d = self._devnet
         sender = d.sender(d.roster.users[PINGER].private_key)
         assert d.deployment.demo is not None
         while mix.watched:
-            await trio.sleep(self._rng.uniform(0.5, 1.5) * PING_EVERY_S / max(1, len(mix.watched) / 4))
+            await trio.sleep(self._rng.uniform(0.5, 1.5) * PING_EVERY_S)
             try:
                 await sender.send(d.deployment.demo, PING.encode(self._rng.choice(mix.watched)))
             except TriggerXError as error:
@@ -244,60 +245,35 @@ class Storm:
     # afterwards
 
     async def _drained(self, posted: list[Posted]) -> Audit:
-        """The audit, as soon as it is clean or nothing more can happen."""
-        found = Audit()
+        """The audit, as soon as everything due has executed or says why not."""
         with trio.move_on_after(DRAIN_S):
             while True:
                 found = await self._audit(posted)
-                if found.clean:
-                    break
+                if found.clean or not found.lost:
+                    return found
                 await trio.sleep(_LOOK_S)
-        return found if found.clean else await self._audit(posted)
+        return await self._audit(posted)
 
     async def _audit(self, posted: list[Posted]) -> Audit:
-        head = await self._chain.head()
-        executed = await self._executed(head.number)
-        due = [d for job in posted for d in await self._due(job, head.number)]
+        await self._kept.read()
+        executed = self._kept.executed
+        due = [d for job in posted for d in self._due(job)]
         done = {(e.job_id, e.trigger_id) for e in executed}
         return audit(due, executed, await self._reasons([d for d in due if d.key not in done]))
 
-    async def _executed(self, head: int) -> list[Executed]:
-        found = [e for e in await self._chain.events(0, head) if isinstance(e, TaskExecuted)]
-        times = await self._timestamps({e.place.block_number for e in found})
-        return [Executed(e.job_id, e.trigger_id, times[e.place.block_number]) for e in found]
-
-    async def _timestamps(self, numbers: set[int]) -> dict[int, int]:
-        ordered = sorted(numbers)
-        blocks = await self._devnet.rpc.batch([("eth_getBlockByNumber", [hex(n), False]) for n in ordered])
-        return {number: int(block["timestamp"], 16) for number, block in zip(ordered, blocks, strict=True)}
-
-    async def _due(self, job: Posted, head: int) -> list[Due]:
-        plan = job.plan
-        if plan.kind == "event":
-            return await self._due_by_events(job, head)
+    def _due(self, job: Posted) -> list[Due]:
+        plan, kept = job.plan, self._kept
         if plan.kind == "condition":
             raised = self._source.raised.get(plan.group, [])
             return [Due(job.id, edge, plan.kind, at) for edge, at in enumerate(raised, start=1)]
+        if plan.kind == "event":
+            # The storm's pings emit one log each: it is the first of its receipt.
+            return [
+                Due(job.id, events.firing_id(self._devnet.chain.chain_id, ping.transaction, 0), plan.kind, ping.at)
+                for ping in kept.pings
+                if ping.value == plan.watched and ping.at > job.created_at and ping.block <= kept.head - mixes.CONFIRMATIONS
+            ]
         return [Due(job.id, second, plan.kind, second) for second in plan.seconds(job.created_at, job.ends_at)]
-
-    async def _due_by_events(self, job: Posted, head: int) -> list[Due]:
-        """From the canonical logs, by the raw JSON-RPC and a decoding of our own: the value is the data's first word."""
-        query = {
-            "address": self._devnet.deployment.demo,
-            "topics": ["0x" + PINGED.hex()],
-            "fromBlock": "0x0",
-            "toBlock": hex(head),
-        }
-        logs = await self._devnet.rpc.call("eth_getLogs", [query])
-        mine = [each for each in logs if int(each["data"][2:66], 16) == job.plan.watched]
-        times = await self._timestamps({int(each["blockNumber"], 16) for each in mine})
-        found = []
-        for each in mine:
-            number, transaction = int(each["blockNumber"], 16), bytes.fromhex(each["transactionHash"][2:])
-            if times[number] > job.created_at and number <= head - mixes.CONFIRMATIONS:
-                # The storm's pings emit one log each: it is the first of its receipt.
-                found.append(Due(job.id, events.firing_id(self._devnet.chain.chain_id, transaction, 0), "event", times[number]))
-        return found
 
     async def _reasons(self, missing: list[Due]) -> dict[tuple[int, int], str]:
         found = {}

@@ -24,6 +24,10 @@ from tests.components import require
 START_S = 30.0
 _LOOK_S = 0.05
 _COPY_S = 1.0
+DUMP_S = 2
+"""Seconds between two dumps of the chain's state: what a SIGKILL takes back."""
+BLOCKS_KEPT = 300
+"""Blocks whose transactions the chain keeps: a dump of all of them would soon do nothing else than dump."""
 
 
 class Victim(Protocol):
@@ -129,8 +133,8 @@ def redis(folder: Path) -> tuple[Server, str]:
 
 
 class DurableAnvil:
-    """An anvil that writes its state to disk each second: a SIGKILL takes back the blocks of the second before, as a crash of a
-    real node does. Blocks come at once until `tick`, afterwards once a second."""
+    """An anvil that writes its state to disk every two seconds: a SIGKILL takes back the blocks since, as a crash of a real
+    node does. Blocks come at once until `tick`, afterwards once a second."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -146,7 +150,7 @@ class DurableAnvil:
         command = [str(require("anvil")), "--host", "127.0.0.1", "--port", str(self._port), "--silent"]
         command += ["--chain-id", str(options.chain_id), "--mnemonic", MNEMONIC, "--accounts", str(options.accounts)]
         command += ["--balance", str(options.balance), "--hardfork", HARDFORK, "--state", str(self._state)]
-        command += ["--state-interval", "1"]
+        command += ["--state-interval", str(DUMP_S), "--transaction-block-keeper", str(BLOCKS_KEPT)]
         self.server = Server("chain", command, self._log, self._answers, self._untear)
         await self.server.start()
         accounts = await trio.to_thread.run_sync(dev_accounts, options.accounts)
@@ -188,7 +192,7 @@ class DurableAnvil:
             await trio.sleep(_COPY_S)
             if self._state.exists():
                 await trio.to_thread.run_sync(shutil.copyfile, self._state, self._copy.with_suffix(".half"))
-                if await trio.to_thread.run_sync(_whole, self._copy.with_suffix(".half")):
+                if await trio.to_thread.run_sync(_ends, self._copy.with_suffix(".half")):
                     self._copy.with_suffix(".half").replace(self._copy)
 
     def _untear(self) -> None:
@@ -197,13 +201,19 @@ class DurableAnvil:
             shutil.copyfile(self._copy, self._state)
 
 
-def _whole(path: Path) -> bool:
-    """Whether the file holds one JSON document to its end."""
+def _ends(path: Path) -> bool:
+    """Whether the file ends as a JSON object does: cheap, and wrong for one torn file in many."""
     try:
         with path.open("rb") as file:
             file.seek(-1, 2)
-            if file.read(1) != b"}":
-                return False
+            return file.read(1) == b"}"
+    except OSError:
+        return False
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file holds one JSON document to its end."""
+    try:
         json.loads(path.read_bytes())
     except (OSError, ValueError):
         return False
