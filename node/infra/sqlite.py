@@ -6,6 +6,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ MEMORY = ":memory:"
 """A database without a file or a thread: its calls take microseconds and run inline, which keeps virtual clocks exact."""
 
 _BUSY_MS = 5_000  # another process's write lasts milliseconds; five seconds mean that it hangs
+_BUSY_PAUSE_S = 0.02
 _GROUP = 64  # waiting writes that share one sync; bounds how long the first of them waits for the last
 
 
@@ -79,7 +81,7 @@ class _Session:
         with _translated():
             db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_MS / 1000, check_same_thread=False)
             self.connection = db
-            db.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(db)
             db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             db.execute("PRAGMA foreign_keys = ON")
             _migrate(db, migrations)
@@ -257,6 +259,20 @@ def _translated() -> Iterator[None]:
 
 def _unusable_folder(why: str) -> Misconfigured:
     return Misconfigured("data_dir", f"cannot open the database ({why}): check the folder's owner and rights")
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """For this SQLite's own patience does not count: of two processes that make a file together the second is refused at once."""
+    deadline = time.monotonic() + _BUSY_MS / 1000
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_BUSY_PAUSE_S)  # of the worker's thread
+        else:
+            return
 
 
 def _migrate(db: sqlite3.Connection, migrations: Sequence[str]) -> None:

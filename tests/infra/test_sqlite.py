@@ -239,6 +239,16 @@ async def test_a_database_locked_by_another_process_is_transient(tmp_path, monke
         await db.write(add("now"))
 
 
+async def test_a_file_that_another_process_is_making_is_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / "journal.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(module.time, "sleep", lambda _: other.execute("COMMIT"))
+    async with open_database(path, NOTES, durable=True) as db:
+        assert await db.write(add("one")) == 1
+    other.close()
+
+
 async def test_a_full_disk_is_transient_and_loses_only_what_was_not_acknowledged(tmp_path):
     async with open_database(tmp_path / "a.sqlite", NOTES, durable=True) as db:
         await db.write(add("kept"))
