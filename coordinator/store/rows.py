@@ -134,7 +134,7 @@ _PLANNED = (
 SELECT_PLANNED = (  # in the order in which they lie in the file, which is far quicker than that of their ids
     _PLANNED + " AND shard = :shard AND job_no > coalesce("  # noqa: S608 - our own words
     "(SELECT job_no FROM job_data WHERE job_id = :after AND shard = :shard), :otherwise)"
-    " ORDER BY job_no LIMIT :limit"
+    " ORDER BY job_no"
 )
 SELECT_PLANNED_JOB = _PLANNED + " AND job_id = ?"
 

@@ -89,11 +89,11 @@ class SqliteStore:
 
     async def planned(self, shard: int, after: int | None, limit: int) -> Sequence[Planned]:
         place = {"after": None, "otherwise": 0} if after is None else {"after": str(after), "otherwise": _LAST}
-        arguments = {"shard": shard, "limit": limit, **place}
-        return await self._db.read(lambda db: steps.every(db, rows.SELECT_PLANNED, arguments, rows.planned_of))
+        return await self._db.read(lambda db: steps.planned(db, rows.SELECT_PLANNED, {"shard": shard, **place}, limit))
 
     async def planned_job(self, job_id: int) -> Planned | None:
-        return await self._db.read(lambda db: steps.one(db, rows.SELECT_PLANNED_JOB, [str(job_id)], rows.planned_of))
+        found = await self._db.read(lambda db: steps.planned(db, rows.SELECT_PLANNED_JOB, [str(job_id)], 1))
+        return found[0] if found else None
 
     async def changed_jobs(self, after: int | None) -> tuple[int, Sequence[int] | None]:
         return await self._db.read(lambda db: steps.changed_jobs(db, after))

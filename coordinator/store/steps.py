@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
+import structlog
+
 from consensus.lifecycle import TaskState
 from coordinator.store import changes as rules
 from coordinator.store import rows
@@ -22,11 +24,14 @@ from coordinator.store.records import (
     Job,
     JobStatus,
     KeeperRecord,
+    Planned,
     Task,
     TaskChange,
     User,
     shard_of,
 )
+
+log = structlog.get_logger(__name__)
 
 R = TypeVar("R")
 Arguments = Sequence[Any] | Mapping[str, Any]
@@ -104,6 +109,20 @@ def add_jobs(db: sqlite3.Connection, jobs: Sequence[Job]) -> list[Job]:
         rows.USERS.update(db, rules.with_job(owner, each))
         rows.SPECS.insert(db, each, job_no=rows.JOBS.insert(db, each))
     return list(jobs)
+
+
+def planned(db: sqlite3.Connection, query: str, arguments: Arguments, limit: int) -> list[Planned]:
+    """The first so many that can be read. A trigger may be valid no more (a time zone that is gone, another release's kind):
+    that is this job's matter and no other's."""
+    found: list[Planned] = []
+    for row in db.execute(query, arguments):
+        try:
+            found.append(rows.planned_of(row))
+        except ValueError as error:
+            log.error("job_unreadable", job_id=row[0], error=str(error))  # noqa: TRY400 - the row says it all
+        if len(found) == limit:
+            break
+    return found
 
 
 def changed_jobs(db: sqlite3.Connection, after: int | None) -> tuple[int, list[int] | None]:
@@ -202,7 +221,11 @@ def expiring(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[in
 def expire(db: sqlite3.Connection, shard: int, at: int, limit: int) -> list[int]:
     over = []
     for job_id in expiring(db, shard, at, limit):
-        before = job(db, job_id)
+        try:
+            before = job(db, job_id)
+        except ValueError as error:
+            log.error("job_unreadable", job_id=str(job_id), error=str(error))  # noqa: TRY400 - the row says it all
+            continue
         after = rules.expired(before, at) if before is not None else None
         if after is not None:
             move_job(db, after)

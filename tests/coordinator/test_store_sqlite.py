@@ -275,3 +275,22 @@ async def test_an_unarmed_edge_comes_back_unarmed(tmp_path: Path) -> None:
         await store.add_job(make_job(trigger=ON_CONDITION, edge=Edge(2**40, armed=False), owner=OWNER))
     async with open_store(tmp_path / "store.db") as store:
         assert some(await store.planned_job(7)).edge == Edge(2**40, armed=False)
+
+
+async def test_a_job_that_can_be_read_no_more_hides_no_other(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "store.db") as store:
+        for number in range(5):
+            await store.add_job(make_job(7 + 16 * number))
+        with sqlite3.connect(tmp_path / "store.db") as other:
+            cron = '{"type":"cron","expression":"* * * * *","timezone":"Gone/Zone"}'
+            other.execute("UPDATE job_data SET trigger = ? WHERE job_id IN ('7', '39')", (cron,))
+        first = await store.planned(7, None, 2)
+        rest = await store.planned(7, first[-1].job_id, 2)
+        assert [planned.job_id for planned in (*first, *rest)] == [23, 55, 71]
+        assert await store.planned_job(39) is None
+        everybody_over = START + 10**6
+        for job_id in (23, 55, 71):
+            assert await store.pause_job(job_id, START) is not None
+        with sqlite3.connect(tmp_path / "store.db") as other:
+            other.execute("UPDATE job_data SET next_execution_timestamp = NULL WHERE job_id = '7'")
+        assert await store.expire_jobs(7, everybody_over, 100) == [23, 55, 71]
