@@ -102,11 +102,15 @@ def test_the_ports_and_the_configurations_for_operators_are_those_of_the_code(tm
         {row.key: row.default for row in settings.option_rows(model)} for model in (settings.NodeSettings, CoordinatorSettings)
     )
     assert f"/tcp/{4001}" in node["mesh.listen"]
-    assert ports == {"4001": "mesh.listen", node["status.port"]: "status.port", coordinator["api.port"]: "api.port"}
+    own = {"4001": "mesh.listen", node["status.port"]: "status.port", coordinator["api.port"]: "api.port"}
+    assert ports == own | {"6379": "redis.url"}
     assert f"HEALTH_URL=http://127.0.0.1:{node['status.port']}/livez" in (ROOT / "Dockerfile").read_text()
     examples = re.findall(r"```toml\n(.+?)```", text, re.DOTALL)
-    assert len(examples) == 2
-    for index, example in enumerate(examples):
+    *nodes, several = examples
+    assert len(nodes) == 2
+    tables = {name: keys for name, keys in tomllib.loads(several).items() if isinstance(keys, dict)}
+    assert {f"{table}.{key}" for table, keys in tables.items() for key in keys} <= coordinator.keys()
+    for index, example in enumerate(nodes):
         path = tmp_path / f"{index}.toml"
         path.write_text(example)
         settings.load(path, settings.NodeSettings)
