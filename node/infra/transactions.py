@@ -33,7 +33,8 @@ _FRESH_S = 6.0  # fees of this age are used as they are: half a block of Ethereu
 _USABLE_S = 60.0  # and a transaction prepared ahead is still sent at these: at 12 s a block, five blocks' rise is covered
 _TRIES = 4  # nonces or fees that turn out stale, in a row; more means that somebody else sends from this account
 _IN_FLIGHT = 256  # transactions whose bytes are kept for that; of a lost race nobody waits for the receipt
-_RECOUNT_S, _LONGEST_RECOUNT_S = 5.0, 600.0  # between two looks that found nonces gone: a node that only lags says so again
+_RECOUNT_S, _LONGEST_RECOUNT_S = 5.0, 60.0  # between looks that find the same nonces gone: one that only lags says so again
+_SENT_AGAIN = 64  # of what was taken back at one look: more than a crash takes, and little for a node that lies
 _REBROADCAST_EVERY = 20  # polls without a receipt, after which the bytes are sent again: a node may have lost them
 
 
@@ -101,7 +102,7 @@ class Outbox:
         self._nonce: int | None = None  # the next one; None: ask the chain
         self._unsettled: list[Sent] = []  # left, or not: answers that we did not get, by nonce
         self._in_flight: OrderedDict[bytes, bytes] = OrderedDict()  # hash -> bytes, until its receipt
-        self._recount_at, self._recount_pause = float("-inf"), _RECOUNT_S
+        self._recount_at, self._recount_pause, self._recounted = float("-inf"), _RECOUNT_S, -1
         self._refused_again: bytes | None = None  # hash of what was refused though it had been taken before
 
     async def prepare(self, key: str, to: bytes | None, data: bytes, *, gas: int, value: int = 0) -> PreparedTransaction:
@@ -160,27 +161,26 @@ class Outbox:
         """Sends again what the chain does not count any more: a reorganisation, or a node that crashed, takes transactions back
         with their nonces, and all that follow would wait for them for ever.
 
-        A node that lags says the same of what is safe: its word frees no nonce by itself, and is asked for ever more rarely.
+        A node that lags says the same of what is safe: its word frees no nonce by itself, and while it stays at one number it
+        is asked ever more rarely. Raises `Transient` when a node goes away meanwhile: then the next look comes soon.
         """
         async with self._lock:
             if self._nonce is None or trio.current_time() < self._recount_at:
                 return
             counted = _quantity(await self._rpc.call("eth_getTransactionCount", [_hex(self.address), "pending"]))
             if counted >= self._nonce:
-                self._recount_pause, self._refused_again = _RECOUNT_S, None
+                self._recount_pause, self._recounted, self._refused_again = _RECOUNT_S, -1, None
                 return
-            self._recount_at = trio.current_time() + self._recount_pause
-            self._recount_pause = min(2 * self._recount_pause, _LONGEST_RECOUNT_S)
             log.warning("transactions_taken_back", address=_hex(self.address), nonce=counted, counted_to=self._nonce)
-            if self._nonce - counted > _IN_FLIGHT:
-                return  # deeper than any reorganisation
-            taken_back = [sent for sent in await self._log.since(counted) if sent.nonce < self._nonce]
+            taken_back = [sent for sent in await self._log.since(counted) if sent.nonce < self._nonce][:_SENT_AGAIN]
             if not taken_back or taken_back[0].nonce != counted:
                 self._nonce = None  # nothing of ours fills the gap: what is sent next does
                 return
             for sent in taken_back:
                 if not await self._taken_again(sent):
-                    return
+                    break
+            self._recount_pause = min(2 * self._recount_pause, _LONGEST_RECOUNT_S) if counted == self._recounted else _RECOUNT_S
+            self._recounted, self._recount_at = counted, trio.current_time() + self._recount_pause
 
     async def _taken_again(self, sent: Sent) -> bool:
         """Whether a node takes what one had taken before. Its nonce is free only when it is refused twice, some time apart."""
