@@ -15,7 +15,10 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("soak", deadline=None, print_blob=True)
 settings.load_profile("default")
 
-ON_A_SHARED_DEVNET = frozenset({"tests/devnet/test_devnet.py", "tests/devnet/test_kills.py", "tests/sdk/test_sdk.py"})
+A_NETWORK_EACH = frozenset(
+    {"tests/chaos/test_storm.py", "tests/devnet/test_devnet.py", "tests/devnet/test_kills.py", "tests/sdk/test_sdk.py"}
+)
+"""Tests that run a whole network of processes: some share one, and two at once are more than two cores carry."""
 
 SOAK_FACTOR = 20  # of the number of cases a property test generates otherwise
 
@@ -41,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """All tests that share a devnet run on one worker, one after another; every other test runs wherever there is room.
+    """All tests that run a network do so on one worker, one after another; every other test runs wherever there is room.
 
     Not by the mark `xdist_group`: pytest-xdist 3.8 groups nothing under pytest 9.2.
     """
@@ -49,6 +52,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class OneWorkerForTheDevnet(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "devnet" if nodeid.partition("::")[0] in ON_A_SHARED_DEVNET else nodeid
+            return "devnet" if nodeid.partition("::")[0] in A_NETWORK_EACH else nodeid
 
     return OneWorkerForTheDevnet(config, log)
