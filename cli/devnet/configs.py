@@ -69,7 +69,7 @@ def keeper_config(chain: Mapping[str, Any], bootstrap: str) -> dict[str, Any]:
         "checkin_interval_s": CHECKIN_S,
         **_common(bootstrap),
         "keys": {"operator": "operator.json", "bls": "bls.json", "password_file": "password"},
-        "aggregator": {"rank_interval_s": RANK_INTERVAL_S + chain["confirmations"]},
+        "aggregator": {"rank_interval_s": RANK_INTERVAL_S + chain.get("confirmations", 0)},
         "chains": [chain],
     }
 
