@@ -192,7 +192,10 @@ class LogSettings(Settings):
 
 class AggregatorSettings(Settings):
     rank_interval_s: float = Field(
-        default=2.0, gt=0, le=600, description="Seconds after which the next-ranked aggregator steps in."
+        default=2.0,
+        gt=0,
+        le=600,
+        description="Seconds until the next-ranked aggregator steps in: more than the chain takes to confirm a block.",
     )
 
 
