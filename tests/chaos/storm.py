@@ -25,7 +25,7 @@ from node.infra.contracts import Function
 from node.infra.evm import EvmChain, open_chain
 from node.infra.settings import ChainSettings, ContractSettings
 from tests.chaos import mix as mixes
-from tests.chaos.auditor import Audit, Due, Executed, audit
+from tests.chaos.auditor import Audit, Due, audit
 from tests.chaos.kept import Kept
 from tests.chaos.mix import Mix, Plan
 from tests.chaos.victims import Coordinator, DurableAnvil, Server, Victim, redis
@@ -260,18 +260,7 @@ class Storm:
         due = [d for job in posted for d in self._due(job)]
         done = {(e.job_id, e.trigger_id) for e in executed}
         missing = [d for d in due if d.key not in done]
-        recorded = await self._recorded(missing)
-        return audit(due, [*executed, *recorded.values()], await self._reasons([d for d in missing if d.key not in recorded]))
-
-    async def _recorded(self, missing: list[Due]) -> dict[tuple[int, int], Executed]:
-        """Executions that the hub's state holds and no log tells of: anvil dumps its blocks a little before its state, and one
-        that is killed between the two comes back with what it executed and without the block."""
-        found = {}
-        for due in missing:
-            record = await self._chain.execution(task_id(due.job_id, due.trigger_id))
-            if record is not None:
-                found[due.key] = Executed(due.job_id, due.trigger_id, record.timestamp)
-        return found
+        return audit(due, executed, await self._reasons(missing))
 
     def _due(self, job: Posted) -> list[Due]:
         plan, kept = job.plan, self._kept

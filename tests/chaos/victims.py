@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import gzip
+import itertools
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import httpx
+import structlog
 import trio
 
 from cli.devnet.chain import HARDFORK, Chain, ChainOptions, tied_to_this_process
@@ -21,11 +22,13 @@ from cli.devnet.embedded.accounts import MNEMONIC, dev_accounts
 from cli.devnet.processes import Child
 from tests.components import require
 
+log = structlog.get_logger(__name__)
+
 START_S = 30.0
 _LOOK_S = 0.05
-_COPY_S = 1.0
-DUMP_S = 2
-"""Seconds between two dumps of the chain's state: what a SIGKILL takes back."""
+BLOCK_S = 1.0
+BLOCKS_EACH_DUMP = 2
+"""From one dump of the chain's state to the next: what a SIGKILL takes back."""
 BLOCKS_KEPT = 300
 """Blocks whose transactions the chain keeps: a dump of all of them would soon do nothing else than dump."""
 
@@ -133,15 +136,19 @@ def redis(folder: Path) -> tuple[Server, str]:
 
 
 class DurableAnvil:
-    """An anvil that writes its state to disk every two seconds: a SIGKILL takes back the blocks since, as a crash of a real
-    node does. Blocks come at once until `tick`, afterwards once a second."""
+    """An anvil whose state is written to disk every two seconds: a SIGKILL takes back the blocks since, as a crash of a real
+    node does. Blocks come at once until `tick`, afterwards once a second.
+
+    Blocks and dumps are made here, one after the other: anvil's own dump (`--state-interval`) reads blocks first and accounts
+    later, so one taken while a block is mined holds what the block did and not the block with its logs."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        self._state, self._copy = folder / "state.json", folder / "copy.json"
+        self._state = folder / "state.json"
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._log = folder / "log"
+        self._ticking = trio.Event()
         self.server: Server | None = None
 
     @asynccontextmanager
@@ -149,14 +156,14 @@ class DurableAnvil:
         """As `cli.devnet.chain.open_chain`."""
         command = [str(require("anvil")), "--host", "127.0.0.1", "--port", str(self._port), "--silent"]
         command += ["--chain-id", str(options.chain_id), "--mnemonic", MNEMONIC, "--accounts", str(options.accounts)]
-        command += ["--balance", str(options.balance), "--hardfork", HARDFORK, "--state", str(self._state)]
-        command += ["--state-interval", str(DUMP_S), "--transaction-block-keeper", str(BLOCKS_KEPT)]
-        self.server = Server("chain", command, self._log, self._answers, self._untear)
+        command += ["--balance", str(options.balance), "--hardfork", HARDFORK]
+        command += ["--transaction-block-keeper", str(BLOCKS_KEPT)]
+        self.server = Server("chain", command, self._log, self._answers)
         await self.server.start()
         accounts = await trio.to_thread.run_sync(dev_accounts, options.accounts)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._copy_state)
+                nursery.start_soon(self._live)
                 yield Chain("anvil", self.url, self.url.replace("http", "ws"), options.chain_id, self.server.pid, accounts)
                 nursery.cancel_scope.cancel()
         finally:
@@ -164,22 +171,32 @@ class DurableAnvil:
                 await self.server.kill()
 
     async def tick(self) -> None:
-        """From now on a block each second, whatever waits; after restarts too."""
+        """From now on a block each second, whatever waits; after restarts too. What was set up is on disk."""
         assert self.server is not None
-        self.server.command += ["--block-time", "1"]
-        await self._settled()
-        for method, params in (("evm_setAutomine", [False]), ("evm_setIntervalMining", [1])):
-            await trio.to_thread.run_sync(_rpc, self.url, method, params)
+        await self._ask("evm_setAutomine", [False])
+        await self._dump()
+        self.server.command += ["--no-mining", "--load-state", str(self._state)]
+        self._ticking.set()
 
-    async def _settled(self) -> None:
-        """What was set up is on disk: nothing before the storm is lost in it."""
-        before = self._state.stat().st_mtime_ns if self._state.exists() else 0
-        seen = 0
-        while seen < 2:  # the dump under way may have begun before the last transaction
-            await trio.sleep(_LOOK_S)
-            now = self._state.stat().st_mtime_ns if self._state.exists() else 0
-            if now != before:
-                before, seen = now, seen + 1
+    async def _live(self) -> None:
+        await self._ticking.wait()
+        for block in itertools.count(1):
+            await trio.sleep(BLOCK_S)
+            try:
+                await self._ask("evm_mine", [])
+                if block % BLOCKS_EACH_DUMP == 0:
+                    await self._dump()
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                log.info("chain is away", error=repr(error))  # killed
+
+    async def _dump(self) -> None:
+        dump = str(await self._ask("anvil_dumpState", []))
+        half = self._state.with_suffix(".half")
+        await trio.to_thread.run_sync(lambda: half.write_bytes(gzip.decompress(bytes.fromhex(dump.removeprefix("0x")))))
+        half.replace(self._state)
+
+    async def _ask(self, method: str, params: list[object]) -> object:
+        return await trio.to_thread.run_sync(_rpc, self.url, method, params)
 
     def _answers(self) -> bool:
         try:
@@ -187,40 +204,8 @@ class DurableAnvil:
         except (httpx.HTTPError, ValueError, KeyError):
             return False
 
-    async def _copy_state(self) -> None:
-        while True:
-            await trio.sleep(_COPY_S)
-            if self._state.exists():
-                await trio.to_thread.run_sync(shutil.copyfile, self._state, self._copy.with_suffix(".half"))
-                if await trio.to_thread.run_sync(_ends, self._copy.with_suffix(".half")):
-                    self._copy.with_suffix(".half").replace(self._copy)
-
-    def _untear(self) -> None:
-        """anvil's dump is not atomic: a file torn by the kill gives way to the one before."""
-        if self._state.exists() and not _whole(self._state):
-            shutil.copyfile(self._copy, self._state)
-
-
-def _ends(path: Path) -> bool:
-    """Whether the file ends as a JSON object does: cheap, and wrong for one torn file in many."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            return file.read(1) == b"}"
-    except OSError:
-        return False
-
-
-def _whole(path: Path) -> bool:
-    """Whether the file holds one JSON document to its end."""
-    try:
-        json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True
-
 
 def _rpc(url: str, method: str, params: list[object]) -> object:
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-    with httpx.Client(trust_env=False, timeout=2) as client:
+    with httpx.Client(trust_env=False, timeout=10) as client:
         return client.post(url, json=body).json()["result"]
