@@ -48,7 +48,10 @@ ATTESTATION_TYPEHASH = keccak(b"Attestation(bytes32 root,uint256 blockNumber,uin
 POSSESSION_TYPEHASH = keccak(b"Possession(bytes key,address operator)")
 # Off chain only: what a keeper says over the mesh, under the hub's domain.
 ACKNOWLEDGEMENT_TYPEHASH = keccak(b"Acknowledgement(bytes32 authorisation,uint256 at)")
-PACKAGE_TYPEHASH = keccak(b"Package(bytes32 authorisation,bytes32 transaction,bytes32 callHash,uint256 resourceFee)")
+PACKAGE_TYPEHASH = keccak(
+    b"Package(bytes32 authorisation,bytes32 transaction,address target,bytes32 callHash,uint256 resourceFee,bytes32 run)"
+)
+NOT_EXECUTED_TYPEHASH = keccak(b"NotExecuted(bytes32 authorisation,uint256 pinnedBlock,bytes32 code,bytes32 run,uint256 fee)")
 CHECK_IN_TYPEHASH = keccak(b"CheckIn(bytes32 peer,bytes32 version,bytes32 sandbox,uint256 at)")
 
 

@@ -21,6 +21,10 @@ from consensus.triggers import Observation, Trigger
 VERSION = 1
 MAX_SPEC_BYTES = 64 * 1024
 MAX_CALL_BYTES = 16 * 1024
+MAX_OUTPUT_BYTES = 32 * 1024
+"""What a script may print: a call's 16 KiB as hex text."""
+MAX_STORAGE_BYTES = 16 * 1024
+"""What a custom script's job keeps between runs, as JSON text."""
 MAX_TRACE_CHARS = 128
 
 S = TypeVar("S", bound="Wire")
@@ -101,8 +105,10 @@ class JobSpec(Wire, frozen=True):
     level: int
     script_url: str = ""
     language: str = ""
+    priority: int = 3
 
     def __post_init__(self) -> None:
+        _need(1 <= self.priority <= 3, "priority is 1 to 3")
         _need(1 <= self.definition <= 7, "task definition is 1 to 7")
         _need(len(self.owner) == 20 and len(self.target) == 20, "owner and target are 20 bytes")
         _need(0 <= self.level <= 4, "security level is 0 to 4")
@@ -164,7 +170,12 @@ class Authorisation(Wire, frozen=True):
 
 
 class Task(Wire, frozen=True):
-    """What the coordinator publishes: the authorisation, its signature, the JobSpec whose CID it names, and what was seen."""
+    """What the coordinator publishes: the authorisation, its signature, the JobSpec whose CID it names, and what was seen.
+
+    `pinned_block` and `storage` are a script's inputs, the same for everybody who runs it: a block of the task's chain that
+    was final when the attempt was made (0 for static jobs), and the job's storage as the text of a JSON object ('' for none).
+    The block's hash also draws the committee of a run that ends without a transaction.
+    """
 
     chain_id: int
     authorisation: Authorisation
@@ -172,9 +183,13 @@ class Task(Wire, frozen=True):
     spec: bytes
     trace_id: str
     observation: Observation = None
+    pinned_block: int = 0
+    storage: str = ""
 
     def __post_init__(self) -> None:
         _need(0 < self.chain_id < 2**63, "chain id out of range")
+        _need(0 <= self.pinned_block < 2**36, "pinned block out of range")
+        _need(len(self.storage.encode()) <= MAX_STORAGE_BYTES, "storage over 16 KiB")
         _need(len(self.signature) == 65, "a signature has 65 bytes")
         _need(len(self.spec) <= MAX_SPEC_BYTES, "JobSpec over 64 KiB")
         _need(len(self.trace_id) <= MAX_TRACE_CHARS, "trace id over 128 characters")
@@ -223,23 +238,111 @@ class Refusal(Wire, frozen=True):
         _need(len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
 
 
+class Usage(Wire, frozen=True):
+    """What a run used: CPU milliseconds, wall milliseconds, peak memory in KiB, bytes sent and received."""
+
+    cpu_ms: int
+    wall_ms: int
+    peak_kib: int
+    transferred: int
+
+    def __post_init__(self) -> None:
+        _need(all(0 <= each < 2**40 for each in (self.cpu_ms, self.wall_ms, self.peak_kib, self.transferred)), "out of range")
+
+
+class Run(Wire, frozen=True):
+    """What running a job's script came to: sha2-256 of the script's bytes, what it printed, and what that used."""
+
+    script: bytes
+    output: bytes
+    usage: Usage
+
+    def __post_init__(self) -> None:
+        _need(len(self.script) == 32, "a script's hash has 32 bytes")
+        _need(len(self.output) <= MAX_OUTPUT_BYTES, "output over 32 KiB")
+
+    def digest(self) -> bytes:
+        """sha2-256 of its wire bytes."""
+        return hashlib.sha256(self.encode()).digest()
+
+
+def _run_digest(run: Run | None) -> bytes:
+    return bytes(32) if run is None else run.digest()
+
+
 class Execution(Wire, frozen=True):
-    """The performer's package: the task, what it sent, and its signature over both (EIP-712, hub domain)."""
+    """The performer's package: the task, what it sent where, and its signature over them (EIP-712, hub domain).
+
+    `target` is the authorisation's, or the script's where that leaves it open; `run` is None for static jobs.
+    """
 
     task: Task
     transaction: bytes
+    target: bytes
     call: bytes
     resource_fee: Uint256
+    run: Run | None
     signature: bytes
 
     def __post_init__(self) -> None:
+        _need(len(self.target) == 20, "a target has 20 bytes")
         _need(len(self.transaction) == 32, "a transaction hash has 32 bytes")
         _need(len(self.call) <= MAX_CALL_BYTES, "calldata over 16 KiB")
         _need(len(self.signature) == 65, "a signature has 65 bytes")
 
     @staticmethod
-    def struct_hash(authorisation: Authorisation, transaction: bytes, call: bytes, resource_fee: int) -> bytes:
-        return keccak(words(codec.PACKAGE_TYPEHASH, authorisation.struct_hash(), transaction, keccak(call), resource_fee))
+    def struct_hash(
+        authorisation: Authorisation, transaction: bytes, target: bytes, call: bytes, resource_fee: int, run: Run | None
+    ) -> bytes:
+        said = (authorisation.struct_hash(), transaction, target, keccak(call), resource_fee, _run_digest(run))
+        return keccak(words(codec.PACKAGE_TYPEHASH, *said))
+
+
+class NotExecuted(Wire, frozen=True):
+    """The performer's word that a task's script ran and no transaction follows: it declined, or failed by its own doing.
+
+    `code` is a reason of `consensus.lifecycle`; `detail` quotes the script and is not signed. `run` is None when the script
+    could not be run at all by its own fault (too large, no such language). `fee` is wei asked for the run.
+    """
+
+    task: Task
+    code: str
+    detail: str
+    run: Run | None
+    fee: Uint256
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _need(0 < len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
+        _need(self.task.pinned_block > 0, "a task without a pinned block draws no committee")
+        _need(len(self.signature) == 65, "a signature has 65 bytes")
+
+    def digest(self) -> bytes:
+        """What its committee votes on, and what the performer signs under the hub's domain."""
+        return self.struct_hash(self.task, self.code, self.run, self.fee)
+
+    @staticmethod
+    def struct_hash(task: Task, code: str, run: Run | None, fee: int) -> bytes:
+        said = (task.authorisation.struct_hash(), task.pinned_block, keccak(code.encode()), _run_digest(run), fee)
+        return keccak(words(codec.NOT_EXECUTED_TYPEHASH, *said))
+
+
+class RunCertificate(Wire, frozen=True):
+    """A quorum's word that a `NotExecuted` is true: BLS over the attestation digest of its tree of one.
+
+    The digest names pinned block, epoch and round; `signers` are operators' addresses in draw order.
+    """
+
+    not_executed: NotExecuted
+    epoch: int
+    round: int
+    signers: tuple[bytes, ...]
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        _need(0 < len(self.signers) <= 16 and all(len(each) == 20 for each in self.signers), "1 to 16 signers of 20 bytes")
+        _need(0 <= self.round <= 2 and 0 <= self.epoch < 2**40, "round or epoch out of range")
+        _need(len(self.signature) == 96, "a signature has 96 bytes")
 
 
 class Vote(Wire, frozen=True):

@@ -76,10 +76,13 @@ def check_execution(execution: Execution, source: str, facts: Facts, now: float)
         raise Reject("WRONG_PERFORMER", "published by a keeper the task does not name")
     if any(authorisation.call_hash) and keccak(execution.call) != authorisation.call_hash:  # REJECT
         raise Reject("WRONG_CALL", "the calldata is not the authorised one")
+    if any(authorisation.target) and execution.target != authorisation.target:  # REJECT
+        raise Reject("WRONG_TARGET", "the target is not the authorised one")
     _authorised(execution.task, facts)
     domain = facts.domain(execution.task.chain_id)
     assert domain is not None  # _authorised has refused unknown chains
-    said = Execution.struct_hash(authorisation, execution.transaction, execution.call, execution.resource_fee)
+    e = execution
+    said = Execution.struct_hash(authorisation, e.transaction, e.target, e.call, e.resource_fee, e.run)
     if ecdsa.recover(domain.hub_digest(said), execution.signature) != authorisation.performer:  # REJECT
         raise Reject("BAD_SIGNATURE", "the package is not signed by the task's performer")
 

@@ -135,7 +135,8 @@ class Performer:
     async def _publish_and_confirm(self, task: Task, tx_hash: bytes, executor: Executor) -> str:
         observer = self._observers[task.chain_id]
         all_rounds = (committee.MAX_ROUNDS + 2) * observer.chain.round_seconds
-        execution = self._signer.execution(task, observer.chain.domain, tx_hash, await executor.call(task), 0)
+        target, call = task.authorisation.target, await executor.call(task)
+        execution = self._signer.execution(task, observer.chain.domain, tx_hash, target, call, 0, None)
         await self._network.publish(EXECUTIONS, execution)
         self._tracker.step(task.task_id, "published")
         with trio.move_on_after(max(0.0, task.authorisation.deadline - self._clock.now()) + all_rounds) as patience:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consensus import bls, ecdsa, merkle
 from consensus.codec import Domain
-from consensus.messages import Acknowledgement, CheckIn, Execution, Task, Uint256, Verdict, Vote
+from consensus.messages import Acknowledgement, CheckIn, Execution, NotExecuted, Run, Task, Uint256, Verdict, Vote
 
 
 class Signer:
@@ -30,14 +30,29 @@ class Signer:
             signature=ecdsa.sign(self._operator_secret, digest),
         )
 
-    def execution(self, task: Task, domain: Domain, transaction: bytes, call: bytes, resource_fee: int) -> Execution:
-        said = Execution.struct_hash(task.authorisation, transaction, call, resource_fee)
+    def execution(
+        self, task: Task, domain: Domain, transaction: bytes, target: bytes, call: bytes, resource_fee: int, run: Run | None
+    ) -> Execution:
+        said = Execution.struct_hash(task.authorisation, transaction, target, call, resource_fee, run)
         return Execution(
             task=task,
             transaction=transaction,
+            target=target,
             call=call,
             resource_fee=Uint256(resource_fee),
+            run=run,
             signature=ecdsa.sign(self._operator_secret, domain.hub_digest(said)),
+        )
+
+    def not_executed(self, task: Task, domain: Domain, code: str, detail: str, run: Run | None, fee: int) -> NotExecuted:
+        digest = domain.hub_digest(NotExecuted.struct_hash(task, code, run, fee))
+        return NotExecuted(
+            task=task,
+            code=code,
+            detail=detail[:512],
+            run=run,
+            fee=Uint256(fee),
+            signature=ecdsa.sign(self._operator_secret, digest),
         )
 
     def check_in(self, domain: Domain, peer_id: str, version: str, sandbox: str, at: int) -> CheckIn:

@@ -97,6 +97,7 @@ def spec_of(posted: Posted, call: Call, created_at: int, time_frame: int) -> byt
         level=posted.security,
         script_url=posted.script_url,
         language=posted.language,
+        priority=posted.priority,
     ).encode()
     if len(spec) > MAX_SPEC_BYTES:
         raise Invalid("arguments", f"the job is {len(spec)} bytes, at most {MAX_SPEC_BYTES}", "pass less data")

@@ -118,8 +118,9 @@ def condition_task(spec: JobSpec = CONDITION_SPEC, edge: int = 1, **changes: Any
 
 def execution(of: Task | None = None, *, secret: bytes = PERFORMER, call: bytes = CALL) -> Execution:
     of = of or task()
-    said = Execution.struct_hash(of.authorisation, b"\x77" * 32, call, 0)
-    return Execution(of, b"\x77" * 32, call, Uint256(0), ecdsa.sign(secret, DOMAIN.hub_digest(said)))
+    target = of.authorisation.target
+    said = Execution.struct_hash(of.authorisation, b"\x77" * 32, target, call, 0, None)
+    return Execution(of, b"\x77" * 32, target, call, Uint256(0), None, ecdsa.sign(secret, DOMAIN.hub_digest(said)))
 
 
 def acknowledgement(auth: Authorisation | None = None, *, secret: bytes = PERFORMER, at: int = NOW) -> Acknowledgement:

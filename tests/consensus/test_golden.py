@@ -42,7 +42,7 @@ def digests() -> dict[str, str]:
         "firing_of_a_log": hex(firing_id(1, samples.LOG.transaction, samples.LOG.position)),
         "authorisation": domain.hub_digest(auth.struct_hash()).hex(),
         "acknowledgement": domain.hub_digest(Acknowledgement.struct_hash(auth, samples.NOW)).hex(),
-        "package": domain.hub_digest(Execution.struct_hash(auth, b"\x77" * 32, samples.CALL, 9)).hex(),
+        "package": domain.hub_digest(Execution.struct_hash(auth, b"\x77" * 32, auth.target, samples.CALL, 9, None)).hex(),
         "check_in": domain.hub_digest(CheckIn.struct_hash(samples.PEER, "0.1.0", "embedded", samples.NOW)).hex(),
         "attestation": domain.attestation_digest(b"\xaa" * 32, 1234, 5, 2).hex(),
         "possession": domain.possession_digest(b"\xbb" * 128, b"\xcc" * 20).hex(),

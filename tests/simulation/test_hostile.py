@@ -147,7 +147,7 @@ async def test_packages_without_a_record_leave_room_for_other_performers(autojum
         spec = world.create_job()
         for i in range(1, 300):
             empty = world.task(spec, spec.created_at + 10 * i, loud.address)
-            await network.publish(EXECUTIONS, signer.execution(empty, world.ledger.domain, bytes(32), _call(empty), 0))
+            await network.publish(EXECUTIONS, signer.execution(empty, world.ledger.domain, bytes(32), empty.authorisation.target, _call(empty), 0, None))
         task = world.task(spec, spec.created_at + 10, honest.address, attempt=2)
         await world.publisher.publish(TASKS, task)
         assert await settled(world, task) is ExecutionStatus.CERTIFIED
