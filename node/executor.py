@@ -70,7 +70,7 @@ class Executor:
             raise Failed("NOT_DUE", "more than an hour ahead")
         await self._check_chain(task, job)
         await self._recheck.wait(task, job)
-        prepared = await self._wallet.prepare_execution(authorisation, task.signature, call, 0)
+        prepared = await self._wallet.prepare_execution(authorisation, task.signature, authorisation.target, call, 0)
         return Ready(task, call, prepared, at)
 
     async def _check_chain(self, task: Task, spec: JobSpec) -> None:
@@ -100,7 +100,8 @@ class Executor:
         """
         call = await self.call(task)
         await self._recheck.still(task, task.job())
-        return await self._wallet.send(await self._wallet.prepare_execution(task.authorisation, task.signature, call, 0))
+        asked = task.authorisation
+        return await self._wallet.send(await self._wallet.prepare_execution(asked, task.signature, asked.target, call, 0))
 
     async def call(self, task: Task) -> bytes:
         """The calldata of a task that was checked before."""

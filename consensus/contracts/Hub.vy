@@ -39,7 +39,7 @@ struct Authorisation:
     attempt: uint256
     performer: address
     spec: bytes32         # sha2-256 inside the JobSpec's CID
-    target: address
+    target: address       # zero when a script decides it: only for jobs without a target
     selector: bytes4
     callHash: bytes32     # keccak of the calldata; zero when a script decides it
     gasLimit: uint256     # what the inner call gets in full
@@ -174,9 +174,10 @@ def __init__(owner_: address, dispatchers: DynArray[address, 16], jobs: address,
 
 
 @external
-def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resourceFee: uint256) -> bool:
+def execute(a: Authorisation, signature: Bytes[96], target: address, data: Bytes[16416], resourceFee: uint256) -> bool:
     """
     @notice Calls the job's target for one firing. Returns whether the inner call succeeded: a failed one is recorded and never tried again.
+    @param target The authorisation's; any that is no protocol contract where both the authorisation's and the job's are zero: a script decides.
     @param data The calldata of the inner call, at most 16 KiB.
     @param resourceFee Wei that the performer asks for running the script; attesters check it, maxFee bounds it.
     """
@@ -192,7 +193,7 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
     job: Job = staticcall JobRegistry(jobRegistry).job(a.jobId)
     self._check_job(job, a)
     callHash: bytes32 = keccak256(data)
-    self._check_call(job.target, a, callHash, convert(slice(concat(slice(data, 0, min(len(data), 4)), x"00000000"), 0, 4), bytes4))
+    self._check_call(job.target, target, a, callHash, convert(slice(concat(slice(data, 0, min(len(data), 4)), x"00000000"), 0, 4), bytes4))
     self._check_policy(a)
     self._check_signature(a, signature)
     performerId: uint256 = staticcall KeeperRegistry(keeperRegistry).activeOperatorId(msg.sender)
@@ -226,7 +227,7 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
     # EIP-150 forwards at most 63/64: refuse unless the target gets its full limit.
     assert a.gasLimit < 2**64 and unsafe_sub(msg.gas, msg.gas // 64) >= a.gasLimit + CALL_MARGIN, "GasTooLow"
     self.currentJobOwner = job.owner
-    success: bool = raw_call(a.target, data, gas=a.gasLimit, revert_on_failure=False)
+    success: bool = raw_call(target, data, gas=a.gasLimit, revert_on_failure=False)
     self.currentJobOwner = empty(address)
 
     fee: uint256 = (started - msg.gas + OVERHEAD_GAS + DATA_GAS * len(data)) * price + share
@@ -238,7 +239,7 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
     fee *= record.FEE_STEP
     digest: bytes32 = keccak256(
         abi_encode(
-            EXECUTION_TYPEHASH, taskId, a.jobId, a.triggerId, a.attempt, a.performer, a.spec, a.target, callHash, success, fee, block.number, block.timestamp
+            EXECUTION_TYPEHASH, taskId, a.jobId, a.triggerId, a.attempt, a.performer, a.spec, target, callHash, success, fee, block.number, block.timestamp
         )
     )
     self.records[taskId].digest = digest
@@ -252,7 +253,7 @@ def execute(a: Authorisation, signature: Bytes[96], data: Bytes[16416], resource
         triggerId=a.triggerId,
         attempt=a.attempt,
         performer=a.performer,
-        target=a.target,
+        target=target,
         callHash=callHash,
         success=success,
         fee=fee,
@@ -451,16 +452,17 @@ def _check_job(job: Job, a: Authorisation):
 
 @internal
 @view
-def _check_call(target: address, a: Authorisation, callHash: bytes32, selector: bytes4):
-    assert a.target == target or target == empty(address), "WrongTarget"
+def _check_call(registered: address, target: address, a: Authorisation, callHash: bytes32, selector: bytes4):
+    assert a.target == registered or registered == empty(address), "WrongTarget"
+    assert target == a.target or a.target == empty(address), "WrongTarget"
     assert (
-        a.target != self
-        and a.target != jobRegistry
-        and a.target != gasRegistry
-        and a.target != keeperRegistry
-        and a.target != attestationCenter
-        and convert(a.target, uint256) > LAST_PRECOMPILE
-        and a.target.codesize > 0
+        target != self
+        and target != jobRegistry
+        and target != gasRegistry
+        and target != keeperRegistry
+        and target != attestationCenter
+        and convert(target, uint256) > LAST_PRECOMPILE
+        and target.codesize > 0
     ), "ProtocolTarget"
     assert a.selector == selector or a.selector == empty(bytes4), "WrongSelector"
     assert a.callHash == callHash or a.callHash == empty(bytes32), "WrongCalldata"

@@ -246,10 +246,10 @@ class MemoryWallet:
         return self._address
 
     async def prepare_execution(
-        self, authorisation: Authorisation, signature: bytes, call: bytes, resource_fee: int
+        self, authorisation: Authorisation, signature: bytes, target: bytes, call: bytes, resource_fee: int
     ) -> MemoryPrepared:
-        data = contracts.encode_execute(authorisation, signature, call, resource_fee)
-        rule = rules.execute(contracts.ExecuteCall(authorisation, signature, call, resource_fee))
+        data = contracts.encode_execute(authorisation, signature, target, call, resource_fee)
+        rule = rules.execute(contracts.ExecuteCall(authorisation, signature, target, call, resource_fee))
         key = f"execute:{authorisation.task_id}:{authorisation.attempt}"
         return await self._prepared(key, self._ledger.domain.hub, data, rule)
 

@@ -80,7 +80,7 @@ def execute(call: ExecuteCall) -> Rule:
         balance = state.balances.get(job.owner, 0)
         _need(balance >= a.max_fee, "InsufficientBalance")
 
-        success = a.target not in state.failing
+        success = call.target not in state.failing
         fee = (INNER_GAS + OVERHEAD_GAS + DATA_GAS * len(call.call)) * GAS_PRICE + share
         if success:
             fee += ATTESTER_UNIT * size + SERVICE_FEE + call.resource_fee
@@ -105,7 +105,7 @@ def execute(call: ExecuteCall) -> Rule:
         state.balances[job.owner] = balance - fee
         state.executed[task_id] = Executed(record, job.owner, share, ATTESTER_UNIT if success else 0)
         state.ran |= {job.id}
-        state.calls.append(TargetCall(a.target, call.call, job.id, job.owner, a.performer, at.number, at.timestamp, success))
+        state.calls.append(TargetCall(call.target, call.call, job.id, job.owner, a.performer, at.number, at.timestamp, success))
         return [
             TaskExecuted(
                 place=at.place(),
@@ -145,8 +145,9 @@ def _check_job(state: State, at: Context, job: Job, trigger_id: int) -> None:
 def _check_call(at: Context, job: Job, call: ExecuteCall) -> None:
     a, domain = call.authorisation, at.domain
     _need(job.target in (bytes(20), a.target), "WrongTarget")
+    _need(a.target in (bytes(20), call.target), "WrongTarget")
     ours = (domain.hub, domain.attestation_center, domain.keeper_registry, at.job_registry)
-    _need(a.target not in ours and int.from_bytes(a.target, "big") > LAST_PRECOMPILE, "ProtocolTarget")
+    _need(call.target not in ours and int.from_bytes(call.target, "big") > LAST_PRECOMPILE, "ProtocolTarget")
     _need(a.selector in (bytes(4), call.call[:4].ljust(4, b"\0")), "WrongSelector")
     _need(a.call_hash in (bytes(32), keccak(call.call)), "WrongCalldata")
 
@@ -165,7 +166,7 @@ def _check_policy(state: State, a: Authorisation) -> None:
 def execution_digest(call: ExecuteCall, *, success: bool, fee: int, block_number: int, timestamp: int) -> bytes:
     """What attesters vote on: keccak of the Execution struct as Hub.vy encodes it."""
     a = call.authorisation
-    fields = (a.task_id, a.job_id, a.trigger_id, a.attempt, a.performer, a.spec, a.target, keccak(call.call))
+    fields = (a.task_id, a.job_id, a.trigger_id, a.attempt, a.performer, a.spec, call.target, keccak(call.call))
     return keccak(words(EXECUTION_TYPEHASH, *fields, success, fee, block_number, timestamp))
 
 

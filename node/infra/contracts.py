@@ -82,7 +82,7 @@ _OPERATOR = "(uint256,address,address,uint256,uint256,bytes,bytes,uint256,uint25
 _EXECUTION = "(uint256,uint256,address,address,uint256,uint256,uint256,uint256,uint256,bool,uint256,uint256,bytes32)"
 _ONE = ("uint256",)
 
-EXECUTE = Function("execute", (AUTHORISATION, "bytes", "bytes", "uint256"), ("bool",))
+EXECUTE = Function("execute", (AUTHORISATION, "bytes", "address", "bytes", "uint256"), ("bool",))
 EXECUTION = Function("execution", _ONE, (_EXECUTION,))
 SERVICE_FEE = Function("serviceFee", (), _ONE)
 OVERHEAD_GAS = Function("OVERHEAD_GAS", (), _ONE)
@@ -143,11 +143,12 @@ class ExecuteCall:
 
     authorisation: Authorisation
     signature: bytes
+    target: bytes
     call: bytes
     resource_fee: int
 
 
-def encode_execute(authorisation: Authorisation, signature: bytes, call: bytes, resource_fee: int) -> bytes:
+def encode_execute(authorisation: Authorisation, signature: bytes, target: bytes, call: bytes, resource_fee: int) -> bytes:
     """Calldata of `Hub.execute`."""
     a = authorisation
     struct = (
@@ -165,13 +166,13 @@ def encode_execute(authorisation: Authorisation, signature: bytes, call: bytes, 
         a.not_before,
         a.deadline,
     )
-    return EXECUTE.encode(struct, signature, call, resource_fee)
+    return EXECUTE.encode(struct, signature, target, call, resource_fee)
 
 
 def decode_execute(data: bytes) -> ExecuteCall:
     """What a transaction to the hub asked for. Raises `Failed` (`MALFORMED_CALL`) when it is no valid `execute`."""
-    fields, signature, call, resource_fee = EXECUTE.decode_input(data)
-    job_id, trigger_id, attempt, performer, spec, target, selector, call_hash, gas, level, max_fee, not_before, deadline = fields
+    fields, signature, target, call, resource_fee = EXECUTE.decode_input(data)
+    job_id, trigger_id, attempt, performer, spec, named, selector, call_hash, gas, level, max_fee, not_before, deadline = fields
     try:
         authorisation = Authorisation(
             job_id=Uint256(job_id),
@@ -179,7 +180,7 @@ def decode_execute(data: bytes) -> ExecuteCall:
             attempt=attempt,
             performer=performer,
             spec=spec,
-            target=target,
+            target=named,
             selector=selector,
             call_hash=call_hash,
             gas_limit=gas,
@@ -190,7 +191,7 @@ def decode_execute(data: bytes) -> ExecuteCall:
         )
     except ValueError as error:
         raise Failed("MALFORMED_CALL", f"execute: {error}") from None
-    return ExecuteCall(authorisation, signature, call, resource_fee)
+    return ExecuteCall(authorisation, signature, target, call, resource_fee)
 
 
 def certificate_root(certificate: Certificate) -> bytes:

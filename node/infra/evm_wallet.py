@@ -52,9 +52,9 @@ class EvmWallet:
         return self._outbox.address
 
     async def prepare_execution(
-        self, authorisation: Authorisation, signature: bytes, call: bytes, resource_fee: int
+        self, authorisation: Authorisation, signature: bytes, target: bytes, call: bytes, resource_fee: int
     ) -> EvmPrepared:
-        data = contracts.encode_execute(authorisation, signature, call, resource_fee)
+        data = contracts.encode_execute(authorisation, signature, target, call, resource_fee)
         key = f"execute:{authorisation.task_id}:{authorisation.attempt}"
         return await self._prepare(key, self._chain.domain.hub, data, execution_gas(authorisation.gas_limit, data))
 

@@ -38,7 +38,7 @@ async def execute(
         world.chain, job_id, trigger_id, performer.address, world.target, call=CALL, attempt=attempt
     )
     wallet = world.wallet(performer)
-    return await send(wallet, await wallet.prepare_execution(authorisation, signature, CALL, resource_fee))
+    return await send(wallet, await wallet.prepare_execution(authorisation, signature, world.target, CALL, resource_fee))
 
 
 async def submit(world: World, certificate_of: Callable[[], Awaitable[object]], by: Actor | None = None) -> Mined:

@@ -33,7 +33,7 @@ def seated(block_seconds: float = 0) -> MemoryChain:
 
 async def send(chain: Chain, wallet: Wallet, job_id: int, second: int) -> bytes:
     authorisation, signature = authorise(chain, job_id, second, KEEPER.address, TARGET, call=CALL)
-    return await wallet.send(await wallet.prepare_execution(authorisation, signature, CALL, 0))
+    return await wallet.send(await wallet.prepare_execution(authorisation, signature, authorisation.target, CALL, 0))
 
 
 async def due(chain: MemoryChain, interval: int = 10) -> tuple[int, int]:

@@ -184,7 +184,7 @@ async def test_a_transaction_that_failed_reads_as_failed(world: World) -> None:
     for attempt, by in enumerate(world.keepers[:2], 1):
         asked = authorise(world.chain, job_id, second, by.address, world.target, call=CALL, attempt=attempt)
         wallet = world.wallet(by)
-        prepared.append((wallet, await wallet.prepare_execution(*asked, CALL, 0)))
+        prepared.append((wallet, await wallet.prepare_execution(*asked, world.target, CALL, 0)))
     mined = [await send(wallet, transaction) for wallet, transaction in prepared]
     found = [await world.chain.transaction(m.tx_hash) for m in mined]
     assert [t.success for t in found if t] == [m.success for m in mined] == [True, False]
@@ -308,7 +308,7 @@ async def test_reads_fail_as_transient_while_the_node_is_away(world: World) -> N
     job_id, second = await due_job(world)
     authorisation, signature = authorise(world.chain, job_id, second, world.keepers[0].address, world.target, call=CALL)
     wallet = world.wallet(world.keepers[0])
-    prepared = await wallet.prepare_execution(authorisation, signature, CALL, 0)
+    prepared = await wallet.prepare_execution(authorisation, signature, world.target, CALL, 0)
     world.cut()
     with pytest.raises(Transient):
         await wallet.send(prepared)

@@ -71,10 +71,12 @@ def test_no_change_of_the_keeper_registry_goes_unheard() -> None:
     assert declared - {e.name for e in evm_events.EVENTS["KeeperRegistry"]} == {"StakeWithdrawn"}
 
 
-@given(authorisations, st.binary(min_size=65, max_size=65), st.binary(max_size=300), words)
-def test_an_execution_is_decoded_as_it_was_encoded(a: Authorisation, signature: bytes, call: bytes, fee: int) -> None:
-    decoded = decode_execute(encode_execute(a, signature, call, fee))
-    assert decoded == contracts.ExecuteCall(a, signature, call, fee)
+@given(authorisations, st.binary(min_size=65, max_size=65), addresses, st.binary(max_size=300), words)
+def test_an_execution_is_decoded_as_it_was_encoded(
+    a: Authorisation, signature: bytes, target: bytes, call: bytes, fee: int
+) -> None:
+    decoded = decode_execute(encode_execute(a, signature, target, call, fee))
+    assert decoded == contracts.ExecuteCall(a, signature, target, call, fee)
     assert decoded.authorisation.struct_hash() == a.struct_hash()
 
 

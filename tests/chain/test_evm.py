@@ -41,7 +41,7 @@ async def execute(world: AnvilWorld, target: bytes, call: bytes, gas_limit: int,
     authorisation = Authorisation(**changed)
     signature = ecdsa.sign(DISPATCHER, world.chain.domain.hub_digest(authorisation.struct_hash()))
     wallet = world.wallet(performer)
-    prepared = await wallet.prepare_execution(authorisation, signature, call, 0)
+    prepared = await wallet.prepare_execution(authorisation, signature, authorisation.target, call, 0)
     mined = await wallet.mined(await wallet.send(prepared))
     assert mined.success, mined.reason
     record = await world.chain.execution(authorisation.task_id)
@@ -99,7 +99,7 @@ async def test_sending_a_prepared_execution_is_one_round_trip(on_anvil: AnvilWor
     call = PING.encode(1)
     authorisation, signature = authorise(on_anvil.chain, job_id, second, performer.address, on_anvil.target, call=call)
     wallet = on_anvil.wallet(performer)
-    prepared = await wallet.prepare_execution(authorisation, signature, call, 0)
+    prepared = await wallet.prepare_execution(authorisation, signature, authorisation.target, call, 0)
     on_anvil.line.calls.clear()
     tx_hash = await wallet.send(prepared)
     assert on_anvil.line.calls == ["eth_sendRawTransaction"]

@@ -137,7 +137,7 @@ def test_tasks_of_one_block_share_a_committee_and_one_certificate(world: World):
     for job in jobs:
         second = world.jobs.view("job", job)["createdAt"] + 10
         a = world.authorise(job, second, account(1), world.ping(7))
-        data = world.hub.encode("execute", world.struct(a), world.signed(a), world.ping(7), 0)
+        data = world.hub.encode("execute", world.struct(a), world.signed(a), a.target, world.ping(7), 0)
         request = world.chain.request(account(1), world.hub.address, data, 0, 2_000_000)
         hashes.append(world.chain.rpc("eth_sendTransaction", request))
         authorisations.append(a)

@@ -8,6 +8,7 @@ import pytest
 
 from consensus.codec import keccak, pin_hash, word
 from consensus.messages import Uint256
+from tests.contracts.evm import create
 from tests.contracts.world import DISPATCHER, OWNER, SPEC, STRANGER, STRANGER_KEY, USER, World, account
 
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -204,6 +205,33 @@ def test_the_target_is_the_jobs(world: World):
 def test_a_script_jobs_target_is_the_authorisations(world: World):
     job = world.create_job(kind=7, target=bytes(20), data=word(0))
     assert world.execute(job, world.due(job)).success
+
+
+def test_a_script_decides_the_target_where_nobody_else_did(world: World):
+    job = world.create_job(kind=7, target=bytes(20), data=word(0))
+    task = world.execute(job, world.due(job), target=bytes(20), to=world.demo.address, call_hash=bytes(32), selector=bytes(4))
+    assert task.success
+    assert world.demo.view("count") == 1
+    assert task.authorisation.target == bytes(20)
+    event = world.hub.events(task.receipt, "TaskExecuted")[0]
+    assert event["target"] == world.demo.address
+
+
+def test_nobody_but_the_script_of_a_job_without_target_decides_it(world: World):
+    other = create(world.chain, "Puppet", USER).address
+    job = world.create_job()
+    assert world.refused(job, to=other) == "WrongTarget"
+    assert world.refused(job, target=bytes(20), to=world.demo.address) == "WrongTarget"
+    assert world.refused(job, target=bytes(20)) == "WrongTarget"
+    script = world.create_job(kind=7, target=bytes(20), data=word(0))
+    assert world.refused(script, world.due(script), to=other) == "WrongTarget"
+
+
+def test_a_script_sends_no_call_to_the_protocol(world: World):
+    job = world.create_job(kind=7, target=bytes(20), data=word(0))
+    ours = [c.address for c in (world.hub, world.center, world.registry, world.jobs, world.gas)]
+    for target in [*ours, bytes(20), b"\x05".rjust(20, b"\0"), STRANGER]:
+        assert world.refused(job, world.due(job), target=bytes(20), to=target) == "ProtocolTarget"
 
 
 def test_protocol_contracts_precompiles_and_empty_accounts_are_no_targets(world: World):

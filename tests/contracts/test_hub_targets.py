@@ -47,7 +47,7 @@ def test_a_target_sees_whose_job_calls_it_and_nobody_does_afterwards(world: Worl
 def test_a_target_cannot_re_enter_execute(world: World, puppet):
     job = world.create_job()
     a = world.authorise(job, world.due(job), puppet.address, world.ping(1))
-    again = world.hub.encode("execute", world.struct(a), world.signed(a), world.ping(1), 0)
+    again = world.hub.encode("execute", world.struct(a), world.signed(a), a.target, world.ping(1), 0)
     poke(world, puppet, world.hub.address, again)
     assert said(puppet) == "Reentered"
     assert world.demo.view("count") == 0
@@ -161,7 +161,7 @@ def test_the_target_gets_its_full_limit_or_nothing_happens(world: World, call):
     for i, gas in enumerate(range(600_000, 1_000_000, 37_000)):
         second = world.due(job, i + 1)
         a = world.authorise(job, second, account(1), call, target=spender, gas_limit=500_000)
-        arguments = (world.struct(a), world.signed(a), call, 0)
+        arguments = (world.struct(a), world.signed(a), spender, call, 0)
         try:
             world.hub.send("execute", *arguments, sender=account(1), gas=gas)
         except Refused as why:

@@ -220,23 +220,25 @@ class World:
         performer: bytes | None = None,
         call: bytes | None = None,
         resource_fee: int = 0,
+        *,
+        to: bytes | None = None,
         **changes: Any,
     ) -> Task:
-        """One execution, by operator 1 unless told otherwise."""
+        """One execution, by operator 1 unless told otherwise; `to` where the authorisation leaves the target open."""
         trigger_id = self.due(job_id) if trigger_id is None else trigger_id
         performer = account(1) if performer is None else performer
         call = self.ping(7) if call is None else call
         a = self.authorise(job_id, trigger_id, performer, call, **changes)
-        receipt = self.hub.send("execute", self.struct(a), self.signed(a), call, resource_fee, sender=performer)
+        receipt = self.hub.send("execute", self.struct(a), self.signed(a), to or a.target, call, resource_fee, sender=performer)
         event = self.hub.events(receipt, "TaskExecuted")[0]
         return Task(event["taskId"], a, receipt, event["success"], event["fee"], event["digest"])
 
     def refused(self, job_id: int, trigger_id: int | None = None, **given: Any) -> str:
-        """Why the hub refuses an execution; `signer`, `domain`, `signature`, `sender`, `call` and `gas` bend more than fields."""
+        """Why the hub refuses it; `signer`, `domain`, `signature`, `sender`, `call`, `to` and `gas` bend more than fields."""
         trigger_id = self.due(job_id) if trigger_id is None else trigger_id
         call = given.pop("call", self.ping(7))
         sender = given.pop("sender", None)
-        gas = given.pop("gas", 5_000_000)
+        gas, to = given.pop("gas", 5_000_000), given.pop("to", None)
         signer, domain, signature = given.pop("signer", DISPATCHER), given.pop("domain", None), given.pop("signature", None)
         struct = given.pop("struct", None)
         a = self.authorise(job_id, trigger_id, given.pop("performer", account(1)), given.pop("authorised", call), **given)
@@ -244,7 +246,8 @@ class World:
         fields = list(self.struct(a))
         for place, value in (struct or {}).items():
             fields[place] = value
-        return self.hub.refusal("execute", tuple(fields), signature, call, 0, sender=sender or a.performer, gas=gas)
+        to = fields[5] if to is None else to
+        return self.hub.refusal("execute", tuple(fields), signature, to, call, 0, sender=sender or a.performer, gas=gas)
 
     # --- certificates ------------------------------------------------------------------------------------------------
 

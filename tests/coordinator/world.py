@@ -98,7 +98,7 @@ class FakeKeeper:
     async def execute(self, task: Task) -> None:
         await self.world.clock.sleep_until(task.authorisation.not_before)
         call = self.world.calls[task.authorisation.job_id]
-        prepared = await self.wallet.prepare_execution(task.authorisation, task.signature, call, 0)
+        prepared = await self.wallet.prepare_execution(task.authorisation, task.signature, task.authorisation.target, call, 0)
         await self.wallet.send(prepared)
 
 

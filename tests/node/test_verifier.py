@@ -79,7 +79,8 @@ def recorded(execution: Execution, **changes: Any) -> ExecutionRecord:
 def asked(execution: Execution, *, call: bytes | None = None, fee: int = 0, **changes: Any) -> bytes:
     """The transaction's input: what the hub was told, whatever the package says."""
     authorisation = msgspec.structs.replace(execution.task.authorisation, **changes)
-    return encode_execute(authorisation, execution.task.signature, execution.call if call is None else call, fee)
+    sent = execution.call if call is None else call
+    return encode_execute(authorisation, execution.task.signature, execution.target, sent, fee)
 
 
 def chain(execution: Execution, *, job: dict[str, Any] | None = None, transaction: dict[str, Any] | None = None) -> Chain:
