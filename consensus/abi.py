@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,23 +26,45 @@ _SUFFIX = re.compile(r"\[(\d{0,6})\]")
 
 @dataclass(frozen=True)
 class AbiType:
-    """One type: `base` with its bits or bytes, or a tuple's `members`; `dims` are array sizes, innermost first, None open."""
+    """One type: `base` with its bits or bytes, or a tuple's `members`; `dims` are array sizes, innermost first, None open.
+
+    A tuple's `names` are its members', '' where one has none. `enum` is what an ABI calls an enum, for errors only.
+    """
 
     base: str
     size: int = 0
     members: tuple[AbiType, ...] = ()
     names: tuple[str, ...] = ()
     dims: tuple[int | None, ...] = ()
+    enum: str = field(default="", compare=False)
 
     @cached_property
     def canonical(self) -> str:
-        text = f"({','.join(m.canonical for m in self.members)})" if self.base == "tuple" else f"{self.base}{self.size or ''}"
+        """As a selector or topic is made of it."""
+        return self._text(named=False)
+
+    @cached_property
+    def named(self) -> str:
+        """The same with the members' names: `(uint128 amount,address to)[]`."""
+        return self._text(named=True)
+
+    def _text(self, *, named: bool) -> str:
+        match self.base:
+            case "tuple" if named:
+                each = zip(self.members, self.names or ("",) * len(self.members), strict=True)
+                text = "(" + ",".join(f"{member.named} {name}".rstrip() for member, name in each) + ")"
+            case "tuple":
+                text = f"({','.join(member.canonical for member in self.members)})"
+            case "function":
+                text = "function"
+            case _:
+                text = f"{self.base}{self.size or ''}"
         return text + "".join(f"[{'' if d is None else d}]" for d in self.dims)
 
     @cached_property
     def element(self) -> AbiType:
         """The type of an array's elements."""
-        return AbiType(self.base, self.size, self.members, self.names, self.dims[:-1])
+        return replace(self, dims=self.dims[:-1])
 
     @cached_property
     def dynamic(self) -> bool:
@@ -64,17 +86,23 @@ class AbiType:
 def parse_type(text: str, at: int = 0, depth: int = 0) -> tuple[AbiType, int]:
     """The type that begins at `at` (`uint256`, `(address,bytes)[2]`, `tuple(uint8 kind,string)`), and where it ends.
 
-    Members may have names, which are passed over. Raises ValueError.
+    Members may have names. Raises ValueError.
     """
     if depth > MAX_DEPTH:
         raise ValueError("types are nested too deeply")
     if text.startswith("tuple(", at):  # as ethers prints it
         at += len("tuple")
     if text.startswith("(", at):
-        members, at = _members(text, at + 1, depth + 1)
-        kind = AbiType("tuple", members=members)
+        members, names, at = _members(text, at + 1, depth + 1)
+        kind = AbiType("tuple", members=members, names=names)
     else:
         kind, at = _base(text, at)
+    dims, at = parse_dims(text, at)
+    return (replace(kind, dims=dims) if dims else kind), at
+
+
+def parse_dims(text: str, at: int = 0) -> tuple[tuple[int | None, ...], int]:
+    """The array sizes that stand at `at` (`[2][]`), and where they end. Raises ValueError."""
     dims: list[int | None] = []
     while (match := _SUFFIX.match(text, at)) is not None:
         if match[1].startswith("0") or (match[1] and int(match[1]) > MAX_ARRAY):
@@ -83,23 +111,26 @@ def parse_type(text: str, at: int = 0, depth: int = 0) -> tuple[AbiType, int]:
         at = match.end()
         if len(dims) > MAX_DEPTH:
             raise ValueError("types are nested too deeply")
-    return (AbiType(kind.base, kind.size, kind.members, (), tuple(dims)) if dims else kind), at
+    return tuple(dims), at
 
 
 _NAME = re.compile(r"\s*([A-Za-z_$][A-Za-z0-9_$]*)?\s*")
 
 
-def _members(text: str, at: int, depth: int) -> tuple[tuple[AbiType, ...], int]:
+def _members(text: str, at: int, depth: int) -> tuple[tuple[AbiType, ...], tuple[str, ...], int]:
     found: list[AbiType] = []
+    names: list[str] = []
     while True:
         each, at = parse_type(text, _space(text, at), depth)
         found.append(each)
         if len(found) > MAX_TYPES:
             raise ValueError(f"a tuple has at most {MAX_TYPES} members")
         name = _NAME.match(text, at)
-        at = name.end() if name else at
+        assert name is not None  # every part of it is optional
+        names.append(name[1] or "")
+        at = name.end()
         if text.startswith(")", at):
-            return tuple(found), at + 1
+            return tuple(found), tuple(names), at + 1
         if not text.startswith(",", at):
             raise ValueError(f"{text[at : at + 40]!r} is no type")
         at += 1
@@ -122,7 +153,7 @@ def _base(text: str, at: int) -> tuple[AbiType, int]:
     if digits.startswith("0") or not fits:
         raise ValueError(f"{match[0]!r} is no type")
     if base == "function":  # an address and a selector
-        return AbiType("bytes", 24), match.end()
+        return AbiType("function", 24), match.end()
     return AbiType(base, size), match.end()
 
 
@@ -194,7 +225,7 @@ class _Decoder:
 
 def of_word(kind: AbiType, word: bytes) -> Any:
     """The value in one word. Raises `Malformed`."""
-    if kind.base == "bytes":
+    if kind.base in ("bytes", "function"):
         return word[: kind.size]
     if kind.base == "int":
         signed = int.from_bytes(word, "big", signed=True)
@@ -224,7 +255,7 @@ def in_place(kind: AbiType, value: Any, *, outermost: bool = True) -> bytes:
 
 def to_word(kind: AbiType, value: Any) -> bytes:
     """The word of a value that fits one."""
-    if kind.base == "bytes":
+    if kind.base in ("bytes", "function"):
         return bytes(value).ljust(_WORD, b"\0")
     if kind.base == "address":
         return bytes(value).rjust(_WORD, b"\0")

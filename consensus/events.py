@@ -327,7 +327,7 @@ def _jsonable(kind: AbiType, value: Any) -> Any:
             return [_jsonable(m, each) for m, each in zip(kind.members, value, strict=True)]
         case "address":
             return to_checksum_address(value)
-        case "bytes":
+        case "bytes" | "function":
             return "0x" + value.hex()
         case "string":
             return value.decode()

@@ -11,16 +11,15 @@ from typing import Any
 
 from eth_utils.address import is_checksum_address, to_checksum_address
 
+from consensus.abi import MAX_DEPTH, MAX_TYPES, AbiType, parse_type
 from consensus.codec import keccak
 from consensus.errors import Invalid
 from consensus.messages import MAX_CALL_BYTES
-from node.infra.abi import AbiType, encode
+from node.infra.abi import encode
 from node.infra.nesting import check_nesting
 
-MAX_DEPTH = 16
-"""Nesting of arrays and tuples in one type: far above any contract's, far below the interpreter's stack."""
-MAX_TYPES = 256
-"""Types in one signature, tuple members counted."""
+MAX_SIGNATURE = 4096
+"""Characters of a function's signature, as a JobSpec holds it."""
 MAX_ARRAY = MAX_CALL_BYTES // 32
 """More elements than this never fit the calldata of a task."""
 MAX_NUMBER = 256
@@ -28,8 +27,8 @@ MAX_NUMBER = 256
 
 _CANDIDATES = 16  # signatures of one name that an error lists
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,255}\Z")
-_BASE = re.compile(r"(uint|int|bytes|address|bool|string)(\d{0,3})")
-_SUFFIX = re.compile(r"\[(\d{0,6})\]")
+_SPACE = re.compile(r"(?<![\w$])\s+|\s+(?![\w$])")  # all but between a type and a name
+_ENUM = re.compile(r"enum ([\w$.]{1,100})\Z", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d{1,6})?\Z", re.ASCII)
 _HEX = re.compile(r"0[xX]([0-9a-fA-F]*)\Z")
 
@@ -83,21 +82,39 @@ def resolve_function(target_function: str, abi: str) -> str:
     return candidates[0]
 
 
+def with_names(function: str, abi: str) -> str:
+    """The signature with the names that the ABI has for tuples' members (`trade((uint128 amount,address to)[])`), so that a
+    script's output can name them too; as it is where the ABI has none, or they are too long. Raises `Invalid`."""
+    named = _types(function, abi)[1]
+    text = f"{function.partition('(')[0]}({','.join(t.named for t in named)})"
+    return text if len(text) <= MAX_SIGNATURE else function
+
+
+def selector(function: str) -> bytes:
+    """The first four bytes of a call of `function`, a signature with or without names. Raises `Invalid`."""
+    return keccak(_types(function, "")[0].encode())[:4]
+
+
 def canonical_arguments(function: str, arguments: str, abi: str = "") -> str:
     """The arguments as canonical JSON text: by position, integers in full, bytes as hex, addresses in checksum case.
 
-    `function` is a canonical signature; with the `abi` tuples may be objects by member names. Raises `Invalid`.
+    `function` is a signature; with names of its own or of the `abi` tuples may be objects. Raises `Invalid`.
     """
-    return dump_json(_plain(_values(function, arguments, abi)))
+    signature, types = _types(function, abi)
+    return dump_json(_plain(_values(signature, types, arguments)))
 
 
-def encode_call(function: str, arguments: str, abi: str = "") -> bytes:
-    """Calldata of `function`, a canonical signature, for the JSON text of an argument array ('' is an empty one).
+def encode_call(function: str, arguments: str, abi: str = "", *, fixed: str = "") -> bytes:
+    """Calldata of `function`, a signature, for the JSON text of an argument array ('' is an empty one).
 
-    Raises `Invalid` naming the argument (`arguments[0]`, `arguments[1].amount`) for whatever is missing, left over,
-    out of range, of another type, or would lose a digit.
+    `fixed` is the JSON text of an array of what the first arguments must be, null where any will do ('' for none). Raises
+    `Invalid` naming the argument (`arguments[0]`, `arguments[1].amount`) for whatever is missing, left over, out of range, of
+    another type, would lose a digit, or is not what it must be.
     """
-    call = keccak(function.encode())[:4] + encode(_types(function, abi), _values(function, arguments, abi))
+    signature, types = _types(function, abi)
+    values = _values(signature, types, arguments)
+    _check_fixed(types, values, fixed)
+    call = keccak(signature.encode())[:4] + encode(types, values)
     if len(call) > MAX_CALL_BYTES:
         raise Invalid("arguments", f"the call takes {len(call)} bytes, at most {MAX_CALL_BYTES} are carried")
     return call
@@ -130,13 +147,14 @@ def _canonical(name: str, types: Sequence[AbiType]) -> str:
 # --- types ------------------------------------------------------------------------------------------------------
 
 
-def _types(function: str, abi: str) -> tuple[AbiType, ...]:
-    """The parameter types, with member names where the ABI has them."""
+def _types(function: str, abi: str) -> tuple[str, tuple[AbiType, ...]]:
+    """The canonical signature, and the parameter types with the names that the ABI, or the text itself, gives tuples' members."""
     name, types = _parse_signature(function, "target_function")
+    signature = _canonical(name, types)
     for named in _named(_entries(abi), name):
-        if _canonical(name, named) == function:
-            return named
-    return types
+        if _canonical(name, named) == signature:
+            return signature, named
+    return signature, types
 
 
 def _entries(abi: str) -> list[tuple[int, dict[str, Any]]]:
@@ -167,89 +185,69 @@ def _abi_type(parameter: dict[str, Any], field: str, depth: int) -> AbiType:
     if not isinstance(text, str):
         raise Invalid(f"{field}.type", "is missing")
     if not text.startswith("tuple"):
-        return _parse_types(text, f"{field}.type", 1)[0]
+        internal = parameter.get("internalType")
+        enum = _ENUM.match(internal) if isinstance(internal, str) else None
+        return replace(_parse(text, f"{field}.type"), enum=enum[1] if enum else "")
     members = parameter.get("components")
     parsed = _abi_inputs(members, f"{field}.components", depth + 1)
-    names = tuple(str(m.get("name", "")) for m in members or ())
-    end, dims = _parse_dims(text, len("tuple"), f"{field}.type")
-    if end != len(text):
-        raise Invalid(f"{field}.type", f"{text[:60]!r} is no type")
-    return AbiType("tuple", members=parsed, names=names, dims=dims)
+    names = tuple(name if isinstance(name := m.get("name"), str) and _NAME.match(name) else "" for m in members or ())
+    return _bounded(AbiType("tuple", members=parsed, names=names, dims=_parse(f"bool{text[5:]}", f"{field}.type").dims), field)
 
 
 def _parse_signature(text: str, field: str) -> tuple[str, tuple[AbiType, ...]]:
-    compact = re.sub(r"\s+", "", text.removeprefix("function "))
-    name, _, rest = compact.partition("(")
-    if not _NAME.match(name) or not rest.endswith(")") or len(text) > 4096:
+    compact = _SPACE.sub("", text.strip().removeprefix("function "))
+    name = compact.partition("(")[0]
+    if not _NAME.match(name) or not compact.endswith(")") or len(text) > MAX_SIGNATURE:
         raise Invalid(field, "is no function signature", "send it like ping(uint256)")
-    return name, _parse_types(rest[:-1], field) if rest[:-1] else ()
+    listed = compact[len(name) :]
+    return name, _parse(listed, field).members if listed != "()" else ()
 
 
-def _parse_types(text: str, field: str, count: int = 0) -> tuple[AbiType, ...]:
-    types, end = _parse_list(text, 0, field, 0)
-    if end != len(text) or len(types) > MAX_TYPES or (count and len(types) != count):
+def _parse(text: str, field: str) -> AbiType:
+    try:
+        kind, end = parse_type(text)
+    except ValueError as error:
+        raise Invalid(field, str(error)) from None
+    if end != len(text):
         raise Invalid(field, f"{text[:60]!r} is no type")
-    return types
+    return _bounded(kind, field)
 
 
-def _parse_list(text: str, at: int, field: str, depth: int) -> tuple[tuple[AbiType, ...], int]:
-    if depth > MAX_DEPTH:
-        raise Invalid(field, "nested too deeply")
-    types: list[AbiType] = []
-    while True:
-        if text.startswith("tuple(", at):  # as ethers prints it
-            at += len("tuple")
-        if text.startswith("(", at):
-            members, end = _parse_list(text, at + 1, field, depth + 1)
-            if not text.startswith(")", end):
-                raise Invalid(field, "a parenthesis is not closed")
-            parsed, at = AbiType("tuple", members=members, names=("",) * len(members)), end + 1
-        else:
-            parsed, at = _parse_base(text, at, field)
-        at, dims = _parse_dims(text, at, field)
-        types.append(replace(parsed, dims=dims))
-        if not text.startswith(",", at) or len(types) > MAX_TYPES:
-            return tuple(types), at
-        at += 1
-
-
-def _parse_base(text: str, at: int, field: str) -> tuple[AbiType, int]:
-    match = _BASE.match(text, at)
-    if match is None:
-        raise Invalid(field, f"{text[at : at + 40]!r} is no type")
-    base, digits = match[1], match[2]
-    size = int(digits) if digits else 256 if base in ("uint", "int") else 0
-    fits = {"uint": 8 <= size <= 256 and size % 8 == 0, "bytes": size <= 32 and digits != "0"}
-    fits["int"] = fits["uint"]
-    if digits.startswith("0") or not fits.get(base, not digits):
-        raise Invalid(field, f"{match[0]!r} is no type")
-    return AbiType(base, size), match.end()
-
-
-def _parse_dims(text: str, at: int, field: str) -> tuple[int, tuple[int | None, ...]]:
-    dims: list[int | None] = []
-    while (match := _SUFFIX.match(text, at)) is not None:
-        if match[1] and not 1 <= int(match[1]) <= MAX_ARRAY:
-            raise Invalid(field, f"an array of {match[1]} is out of range")
-        dims.append(int(match[1]) if match[1] else None)
-        at = match.end()
-        if len(dims) > MAX_DEPTH:
-            raise Invalid(field, "nested too deeply")
-    return at, tuple(dims)
+def _bounded(kind: AbiType, field: str) -> AbiType:
+    """The type, if its arrays of fixed length fit a call."""
+    for size in kind.dims:
+        if size is not None and size > MAX_ARRAY:
+            raise Invalid(field, f"an array of {size} is out of range")
+    for member in kind.members:
+        _bounded(member, field)
+    return kind
 
 
 # --- values -----------------------------------------------------------------------------------------------------
 
 
-def _values(function: str, arguments: str, abi: str) -> list[Any]:
-    types = _types(function, abi)
-    given = parse_json(arguments, "arguments") if arguments.strip() else []
+def _values(signature: str, types: Sequence[AbiType], arguments: str) -> list[Any]:
+    given = _array_of(arguments, "arguments")
+    _count(len(given), len(types), "arguments", f"{signature} takes {len(types)}")
+    return [_convert(t, value, f"arguments[{i}]") for i, (t, value) in enumerate(zip(types, given, strict=True))]
+
+
+def _array_of(text: str, field: str) -> list[Any]:
+    given = parse_json(text, field) if text.strip() else []
     if given is None:
         given = []
     if not isinstance(given, list):
-        raise Invalid("arguments", "is no array", "send the arguments in order, as an array")
-    _count(len(given), len(types), "arguments", f"{function} takes {len(types)}")
-    return [_convert(t, value, f"arguments[{i}]") for i, (t, value) in enumerate(zip(types, given, strict=True))]
+        raise Invalid(field, "is no array", "send the arguments in order, as an array")
+    return given
+
+
+def _check_fixed(types: Sequence[AbiType], values: Sequence[Any], fixed: str) -> None:
+    wanted = _array_of(fixed, "arguments")
+    if len(wanted) > len(types):
+        raise Invalid(f"arguments[{len(types)}]", "is one too many among those that the job gives")
+    for place, (kind, given) in enumerate(zip(types, wanted, strict=False)):
+        if given is not None and _convert(kind, given, f"arguments[{place}]") != values[place]:
+            raise Invalid(f"arguments[{place}]", f"must be {dump_json(given)[:100]}, which the job gives")
 
 
 def _count(given: int, wanted: int, field: str, hint: str) -> None:
@@ -271,7 +269,7 @@ def _convert(kind: AbiType, value: Any, field: str) -> Any:
             return _boolean(value, field)
         case "address":
             return _address(value, field)
-        case "bytes":
+        case "bytes" | "function":
             return _bytes(kind, value, field)
         case _:
             return _string(value, field)
@@ -328,6 +326,8 @@ def _whole(value: Any, field: str, kind: AbiType) -> int:
                 raise Invalid(field, f"is out of range for {kind.canonical}")
             return sign * int(match[1], 16)
         if not _NUMBER.match(value) or len(value) > MAX_NUMBER:
+            if kind.enum:
+                raise Invalid(field, f"is no integer, enum {kind.enum} takes a member's index", "count its members from 0")
             raise Invalid(field, f"is no integer, {kind.canonical} takes one", "send digits, or hex with 0x")
         value = Decimal(value)
     if isinstance(value, int) and not isinstance(value, bool):
