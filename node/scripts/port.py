@@ -20,7 +20,7 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class NoCall:
     """No transaction follows: a reason of `consensus.lifecycle` (SCRIPT_DECLINED or another SCRIPT_ code that is the script's own
-    doing) and its words."""
+    doing) and its words, at most 512 printable characters."""
 
     code: str
     detail: str
@@ -28,7 +28,7 @@ class NoCall:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to. `run` is None only where nothing could be run by the script's own fault."""
+    """What a run came to. `run` is None only where nothing could be run by the script's own fault (SCRIPT_INVALID)."""
 
     action: Call | NoCall
     run: Run | None
@@ -39,13 +39,26 @@ class Outcome:
 
 
 class Scripts(Protocol):
-    """Runs scripts of jobs. A task's script runs once however often it is asked for (cached by task and JobSpec)."""
+    """Runs scripts of jobs. A task's script runs once however often it is asked for (cached by JobSpec and inputs)."""
 
     async def run(self, job: JobSpec, task: Task, log: Log | None = None) -> Outcome:
-        """`log` is the event's, as this keeper read it. Raises `Transient` (SCRIPT_UNREACHABLE, SCRIPT_MISMATCH,
-        SANDBOX_UNAVAILABLE) when this keeper cannot tell."""
+        """`log` is the event's, as this keeper read it; jobs with event triggers need it. Raises `Transient`
+        (SCRIPT_UNREACHABLE, SCRIPT_MISMATCH, SANDBOX_UNAVAILABLE) when this keeper cannot tell."""
+        ...
+
+    async def judge(
+        self, job: JobSpec, task: Task, claimed: Run | None, code: str = "", log: Log | None = None
+    ) -> tuple[Outcome, str | None]:
+        """This keeper's own outcome (run now unless it was), and why another keeper's run contradicts it, None when it does not.
+
+        `claimed` is what the other's package carries, `code` the reason of its `NotExecuted`, '' where it claims a call. The
+        reason is WRONG_SCRIPT or WRONG_OUTPUT (a vote `no`) or OUTPUT_DIFFERS (cannot tell): see
+        `node.scripts.comparison.compare`. Before it is WRONG_OUTPUT the script is run a second time: one that does not even
+        print the same twice for this keeper proves nothing against another. That the call sent is the output's, and what the
+        run may cost, is not looked at. Raises as `run` does.
+        """
         ...
 
     def action_of(self, job: JobSpec, output: bytes) -> Call | NoCall:
-        """What an output means, without running anything: for comparing another keeper's. CPU work of microseconds."""
+        """What an output means, without running anything: for comparing another keeper's. CPU work of milliseconds."""
         ...
