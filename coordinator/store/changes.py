@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 from consensus import schedules
 from consensus.lifecycle import REASONS, TaskState, may_follow
+from consensus.messages import MAX_STORAGE_BYTES, Usage
 from consensus.triggers import OnEvent, Schedule
 from coordinator import points
 from coordinator.store.records import (
@@ -32,8 +34,14 @@ MAX_CHANGES = 10_000
 GAP_DAYS = 30
 MAX_GAPS = 10_000
 GAPS_SHOWN = 100
+STORED = "stored"
+"""The stage of a task that says when its run's storage became its job's."""
+PACKAGE_DAYS = 3
+"""Packages are forgotten after so long: attestation ends a day after a task's deadline."""
+MAX_PACKAGES = 20_000
+"""Packages that wait for their certificates: two hours of three a second."""
 
-_NOT_KEPT = ("task_id", "path", "stages", "reason", "detail", "attesters", "rewards")
+_NOT_KEPT = ("task_id", "path", "stages", "reason", "detail", "attesters", "rewards", "storage", "charge")
 _COPIED = tuple(f.name for f in fields(TaskChange) if f.name not in _NOT_KEPT)
 
 _CHAIN_SAYS = {TaskState.EXECUTED, TaskState.CERTIFIED, TaskState.REJECTED}
@@ -46,6 +54,8 @@ def changed(task: Task, change: TaskChange) -> Task | None:
     """The task after the change, or None when the lifecycle does not let it go there, or it tells nothing new."""
     if task.accepted is not None and (_CHAIN_SAYS & set(change.path) or change.accepted is not None):
         return None  # certified or rejected: nothing on chain follows, it can only be told again
+    if task.state is TaskState.NOT_EXECUTED and change.path == (TaskState.NOT_EXECUTED,):
+        return None  # certified before, in another round or by another's word
     state, path = task.state, change.path
     if path == (TaskState.EXECUTED,) and state in _EXECUTED:
         path = ()  # told again, perhaps of another block after a reorganisation
@@ -93,20 +103,26 @@ class Settlement:
 
 
 def settlement(before: Task, after: Task, change: TaskChange) -> Settlement | None:
-    """Given once for each task: by the change that brings the verdict."""
+    """Given once for each task: by the change that brings the verdict, or of a run without a transaction its charge."""
+    if charged(before, after):
+        return _accepted(after, change)
     if before.accepted is not None or after.accepted is None:
         return None
-    cost = after.cost or 0
-    keepers: dict[bytes, list[Credit]] = {}
-    if after.performer is not None:
-        credit = Credit(accepted_cost=cost, executed=1, definition=after.definition)
-        keepers[after.performer] = [credit if after.accepted else Credit(rejected_cost=cost, rejected=1)]
     if after.accepted:
-        for attester in dict.fromkeys(change.attesters):
-            keepers.setdefault(attester, []).append(Credit(accepted_cost=cost, attested=1))
+        return _accepted(after, change)
+    return Settlement(0, {after.performer: [Credit(rejected_cost=after.cost or 0, rejected=1)]} if after.performer else {})
+
+
+def _accepted(task: Task, change: TaskChange) -> Settlement:
+    cost = task.cost or 0
+    keepers: dict[bytes, list[Credit]] = {}
+    if task.performer is not None:
+        keepers[task.performer] = [Credit(accepted_cost=cost, executed=1, definition=task.definition)]
+    for attester in dict.fromkeys(change.attesters):
+        keepers.setdefault(attester, []).append(Credit(accepted_cost=cost, attested=1))
     for operator, wei in change.rewards.items():
         keepers.setdefault(operator, []).append(Credit(reward=wei))
-    return Settlement(cost if after.accepted else 0, keepers)
+    return Settlement(cost, keepers)
 
 
 def credited(record: KeeperRecord, credited_with: Sequence[Credit]) -> KeeperRecord:
@@ -203,7 +219,12 @@ def fired(job: Job, firing: Firing, at: int) -> Job:
 def touches_job(before: Task, after: Task) -> bool:
     """Whether a task's step means something for its job: `job_after`."""
     first_run, accepted = after.executed_at is not None and before.executed_at is None, after.accepted and not before.accepted
-    return first_run or bool(accepted) or _never_fired(before, after)
+    return first_run or bool(accepted) or charged(before, after) or _never_fired(before, after)
+
+
+def charged(before: Task, after: Task) -> bool:
+    """Whether the run of a task that ended without a transaction has been charged now."""
+    return after.state is TaskState.NOT_EXECUTED and before.cost is None and after.cost is not None
 
 
 def _never_fired(before: Task, after: Task) -> bool:
@@ -220,7 +241,7 @@ def job_after(job: Job, before: Task, after: Task, at: int) -> Job:
         job = replace(job, spent=False, updated_at=at)
     if after.executed_at is not None and before.executed_at is None:
         job = replace(job, last_executed_at=max(after.executed_at, job.last_executed_at or 0), updated_at=at)
-    if after.accepted and not before.accepted:
+    if (after.accepted and not before.accepted) or charged(before, after):
         job = replace(job, cost_actual=job.cost_actual + (after.cost or 0), updated_at=at)
     return job
 
@@ -257,7 +278,8 @@ def resumed(job: Job, next_due: int | None, at: int) -> Job | None:
     return job
 
 
-_OWNERS = ("title", "trigger", "target", "spec", "priority", "security", "recurring", "timezone", "missed", "cost_prediction")
+_OWNERS = ("title", "trigger", "target", "spec", "priority", "security", "recurring", "timezone", "missed")
+_OWNERS += ("cost_prediction", "max_fee")
 
 
 def updated(stored: Job, wanted: Job) -> Job | None:
@@ -301,6 +323,43 @@ def moved_by(ended: Job, waits: Job, at: int) -> Job:
 def is_change(before: Job, after: Job) -> bool:
     """Whether those who watch the job must hear of it."""
     return before.revision != after.revision or before.ended != after.ended
+
+
+# --- scripts
+
+
+def stores(before: Task, after: Task, change: TaskChange) -> bool:
+    """Whether the change's storage is the job's from now on: once for each task, whoever tells it again."""
+    return change.storage is not None and STORED in after.stages and STORED not in before.stages
+
+
+def stored(before: Mapping[str, str], updates: Mapping[str, str | None]) -> Mapping[str, str]:
+    """A job's storage after a run: JSON text by key. As before when it would be too large to travel with a task."""
+    after = {key: value for key, value in {**before, **updates}.items() if value is not None}
+    return after if len(storage_text(after).encode()) <= MAX_STORAGE_BYTES else before
+
+
+def storage_text(storage: Mapping[str, str]) -> str:
+    """As tasks carry it: the text of a JSON object, the same for the same content; '' for none."""
+    if not storage:
+        return ""
+    return "{" + ",".join(f"{json.dumps(key)}:{storage[key]}" for key in sorted(storage)) + "}"
+
+
+def smoothed(before: Usage | None, latest: Usage) -> Usage:
+    """What a script's runs use, the latest weighing a quarter."""
+    if before is None:
+        return latest
+
+    def between(old: int, new: int) -> int:
+        return old + (new - old) // 4
+
+    return Usage(
+        between(before.cpu_ms, latest.cpu_ms),
+        between(before.wall_ms, latest.wall_ms),
+        between(before.peak_kib, latest.peak_kib),
+        between(before.transferred, latest.transferred),
+    )
 
 
 # --- gaps

@@ -12,6 +12,7 @@ from typing import TypeVar
 import trio
 
 from consensus.lifecycle import UNEXECUTED, TaskState
+from consensus.messages import Usage
 from coordinator.store import changes as rules
 from coordinator.store.port import Fences
 from coordinator.store.records import (
@@ -27,6 +28,8 @@ from coordinator.store.records import (
     KeeperRecord,
     KeeperSeen,
     Planned,
+    RunCharge,
+    RunPackage,
     Task,
     TaskChange,
     User,
@@ -60,6 +63,11 @@ class MemoryStore:
         self._watched: dict[int, int] = {}
         self._gaps: dict[tuple[str, int], Gap] = {}
         self._alerts: dict[str, int] = {}
+        self._storage: dict[int, Mapping[str, str]] = {}
+        self._packages: dict[tuple[int, int], RunPackage] = {}
+        self._charges: dict[int, RunCharge] = {}
+        self._usage: dict[str, Usage] = {}
+        self._safes: dict[tuple[bytes, str], tuple[str, str, int]] = {}
 
     # users and jobs
 
@@ -289,6 +297,46 @@ class MemoryStore:
             self._end(job_id, JobStatus.DELETED, at)
         return [task for change in changes if (task := self._change(change, at)) is not None]
 
+    # scripts
+
+    async def storage(self, job_id: int) -> str:
+        return await _now(rules.storage_text(self._storage.get(job_id, {})))
+
+    async def add_package(self, package: RunPackage) -> None:
+        await trio.lowlevel.checkpoint()
+        key = (package.task_id, package.attempt)
+        known = self._packages.get(key)
+        if known is None:
+            self._packages[key] = package
+            horizon = package.heard_at - rules.PACKAGE_DAYS * 86_400
+            kept = [(k, p) for k, p in self._packages.items() if p.heard_at >= horizon]
+            self._packages = dict(sorted(kept, key=lambda pair: pair[1].heard_at)[-rules.MAX_PACKAGES :])
+        elif known.package != package.package:
+            self._packages[key] = replace(known, contradicted=True)
+
+    async def packages(self, task_id: int) -> Sequence[RunPackage]:
+        return await _now(sorted((p for p in self._packages.values() if p.task_id == task_id), key=lambda p: p.attempt))
+
+    async def drop_packages(self, task_id: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._packages = {key: package for key, package in self._packages.items() if key[0] != task_id}
+
+    async def tasks_with_packages(self) -> Sequence[int]:
+        return await _now(list(dict.fromkeys(p.task_id for p in sorted(self._packages.values(), key=lambda p: p.heard_at))))
+
+    async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
+        return await _now([c for c in self._charges.values() if c.chain_id == chain_id and c.shard in shards][:limit])
+
+    async def usage(self, script_url: str) -> Usage | None:
+        return await _now(self._usage.get(script_url))
+
+    async def add_usage(self, script_url: str, latest: Usage) -> None:
+        await trio.lowlevel.checkpoint()
+        self._usage[script_url] = rules.smoothed(self._usage.get(script_url), latest)
+
+    async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
+        return await _now([safe for (of, _), safe in self._safes.items() if of == owner])
+
     # keys and keepers
 
     async def add_key(self, key: ApiKey) -> None:
@@ -374,6 +422,8 @@ class MemoryStore:
         user = self._users.get(job.owner) or User(len(self._users) + 1, job.owner, "", 0, 0, 0, at, at)
         self._users[job.owner] = rules.with_job(user, job)
         self._shards[shard_of(job.id)][job.id] = None
+        if job.is_safe:
+            self._safes.setdefault((job.owner, job.safe_address), (job.safe_address, job.safe_name, at))
         return self._put(job)
 
     def _end(self, job_id: int, status: JobStatus, at: int) -> Job | None:
@@ -425,6 +475,12 @@ class MemoryStore:
             for address, credits in settled.keepers.items():
                 record = self._record_of(after.chain_id, address)
                 self._records[after.chain_id, address] = rules.credited(record, credits)
+        if rules.stores(before, after, change):
+            self._storage[after.job_id] = rules.stored(self._storage.get(after.job_id, {}), change.storage or {})
+        if change.charge and after.cost is None:
+            self._charges[after.id] = RunCharge(after.id, after.chain_id, after.shard, change.charge, at)
+        elif after.cost is not None and before.cost is None:
+            self._charges.pop(after.id, None)
         self._opened(after, not after.ended)
         if after.ended:
             self._complete(after.job_id, at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from consensus.messages import Usage
 from coordinator.store.records import (
     ApiKey,
     Attempt,
@@ -17,6 +18,8 @@ from coordinator.store.records import (
     KeeperRecord,
     KeeperSeen,
     Planned,
+    RunCharge,
+    RunPackage,
     Task,
     TaskChange,
     User,
@@ -209,6 +212,41 @@ class Store(Protocol):
         Effects may come again (after a crash, after a reorganisation): what is known changes nothing.
         Returns the tasks that changed, as they now are.
         """
+        ...
+
+    # scripts
+
+    async def storage(self, job_id: int) -> str:
+        """What a job keeps between its runs, as the text of a JSON object; '' for nothing. `TaskChange.storage` moves it."""
+        ...
+
+    async def add_package(self, package: RunPackage) -> None:
+        """The first of an attempt is kept, for three days; another one of the same attempt marks it `contradicted`."""
+        ...
+
+    async def packages(self, task_id: int) -> Sequence[RunPackage]:
+        """By attempt."""
+        ...
+
+    async def drop_packages(self, task_id: int) -> None: ...
+
+    async def tasks_with_packages(self) -> Sequence[int]:
+        """Oldest first."""
+        ...
+
+    async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
+        """Certified runs of these shards' jobs that have not been charged, oldest first. `TaskChange.charge` adds one, the change
+        that brings the task's `cost` takes it away."""
+        ...
+
+    async def usage(self, script_url: str) -> Usage | None:
+        """What runs of this script have used, smoothed; None before the first."""
+        ...
+
+    async def add_usage(self, script_url: str, latest: Usage) -> None: ...
+
+    async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
+        """Address, name and time (UTC seconds) of the Safes that an owner's jobs have named, oldest first."""
         ...
 
     # keys and keepers

@@ -153,6 +153,8 @@ class Job:
     caught_up: bool = False
     revision: int = 0
     """How often it was paused, resumed, updated or begun: a firing that was made for another one is stale."""
+    max_fee: int = 0
+    """Wei that one execution may cost at most, by its owner's word; 0 for no such limit."""
 
     @property
     def planned(self) -> Planned | None:
@@ -351,6 +353,33 @@ class TaskChange:
     """Operators behind `attester_ids`: for their points; not kept."""
     rewards: Mapping[bytes, int] = field(default_factory=dict)
     """Wei that the certificate earned each operator; not kept with the task."""
+    storage: Mapping[str, str | None] | None = None
+    """What the job's storage becomes, as JSON text by key, None to delete; once for each task. Kept with the job."""
+    charge: bytes = b""
+    """Wire bytes of the `RunCertificate` whose run is yet to be charged on chain; kept until `cost` is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPackage:
+    """The wire bytes of an `Execution` with a run, as its performer signed it. `contradicted` when the performer has signed another
+    one of the same attempt."""
+
+    task_id: int
+    attempt: int
+    package: bytes
+    heard_at: int
+    contradicted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunCharge:
+    """A certified run that has not been charged on chain: the wire bytes of its `RunCertificate`."""
+
+    task_id: int
+    chain_id: int
+    shard: int
+    certificate: bytes
+    at: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from coordinator.store.records import (
     KeeperSeen,
     MissedPolicy,
     Planned,
+    RunCharge,
+    RunPackage,
     Target,
     Task,
     User,
@@ -82,6 +84,7 @@ JOBS = Table(
         flag("edge_armed", "edge.armed"),
         flag("caught_up", "caught_up"),
         Column("revision", "revision"),
+        big("max_fee", "max_fee"),
     ],
     derived=[
         ("shard", lambda job: job.shard),
@@ -281,6 +284,14 @@ RECORDS = Table(
     derived=[("is_recorded", lambda _: 1)],
 )
 
+PACKAGES = Table(
+    "run_packages",
+    ["task_id", "attempt"],
+    [big("task_id", "task_id"), *plain("attempt", "package", "heard_at"), flag("contradicted", "contradicted")],
+)
+
+CHARGES = Table("run_charges", ["task_id"], [big("task_id", "task_id"), *plain("chain_id", "shard", "certificate", "at")])
+
 SELECT_USER = USERS.select.replace("SELECT ", "SELECT user_data.user_id, ")
 
 
@@ -306,6 +317,14 @@ def keeper_of(row: tuple[Any, ...]) -> KeeperSeen:
 
 def record_of(row: tuple[Any, ...]) -> KeeperRecord:
     return KeeperRecord(**RECORDS.attributes(row))
+
+
+def package_of(row: tuple[Any, ...]) -> RunPackage:
+    return RunPackage(**PACKAGES.attributes(row))
+
+
+def charge_of(row: tuple[Any, ...]) -> RunCharge:
+    return RunCharge(**CHARGES.attributes(row))
 
 
 def gap_of(row: tuple[Any, ...]) -> Gap:

@@ -405,4 +405,45 @@ MIGRATIONS = (
         PRIMARY KEY (job_no, last_task_no)
     );
     """,
+    # scripts: what jobs keep between runs, packages until they are certified, runs until they are charged, what runs have used
+    """
+    ALTER TABLE job_data ADD COLUMN max_fee TEXT NOT NULL DEFAULT '0';
+    CREATE TABLE script_storage (
+        job_id TEXT NOT NULL REFERENCES job_data (job_id),
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (job_id, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE run_packages (
+        task_id TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        package BLOB NOT NULL,
+        heard_at INTEGER NOT NULL,
+        contradicted INTEGER NOT NULL,
+        PRIMARY KEY (task_id, attempt)
+    );
+    CREATE INDEX packages_by_age ON run_packages (heard_at);
+    CREATE TABLE run_charges (
+        charge_no INTEGER PRIMARY KEY,
+        task_id TEXT NOT NULL UNIQUE,
+        chain_id INTEGER NOT NULL,
+        shard INTEGER NOT NULL,
+        certificate BLOB NOT NULL,
+        at INTEGER NOT NULL
+    );
+    CREATE TABLE script_usage (
+        script_url TEXT PRIMARY KEY,
+        cpu_ms INTEGER NOT NULL,
+        wall_ms INTEGER NOT NULL,
+        peak_kib INTEGER NOT NULL,
+        transferred INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE safe_addresses (
+        user_address BLOB NOT NULL REFERENCES user_data (user_address),
+        safe_address TEXT NOT NULL,
+        safe_name TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        PRIMARY KEY (user_address, safe_address)
+    ) WITHOUT ROWID;
+    """,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from consensus.lifecycle import UNEXECUTED
+from consensus.messages import Usage
 from coordinator.store import changes as rules
 from coordinator.store import rows, steps
 from coordinator.store.port import Fences
@@ -24,6 +25,8 @@ from coordinator.store.records import (
     KeeperRecord,
     KeeperSeen,
     Planned,
+    RunCharge,
+    RunPackage,
     Task,
     TaskChange,
     User,
@@ -243,6 +246,43 @@ class SqliteStore:
             return [task for change in changes if (task := steps.change(db, change, at)) is not None]
 
         return await self._db.write(record)
+
+    # scripts
+
+    async def storage(self, job_id: int) -> str:
+        return await self._db.read(lambda db: rules.storage_text(steps.storage(db, job_id)))
+
+    async def add_package(self, package: RunPackage) -> None:
+        await self._db.write(lambda db: steps.add_package(db, package))
+
+    async def packages(self, task_id: int) -> Sequence[RunPackage]:
+        query = rows.PACKAGES.select + " WHERE task_id = ? ORDER BY attempt"
+        return await self._db.read(lambda db: steps.every(db, query, [str(task_id)], rows.package_of))
+
+    async def drop_packages(self, task_id: int) -> None:
+        query = "DELETE FROM run_packages WHERE task_id = ?"
+        await self._db.write(lambda db: _write_many(db, query, [(str(task_id),)]))
+
+    async def tasks_with_packages(self) -> Sequence[int]:
+        query = "SELECT task_id FROM run_packages GROUP BY task_id ORDER BY min(heard_at), min(rowid)"
+        return await self._db.read(lambda db: steps.every(db, query, [], lambda row: int(row[0])))
+
+    async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
+        query = (
+            f"{rows.CHARGES.select} WHERE chain_id = ? AND shard IN ({', '.join('?' * len(shards))})"  # noqa: S608
+            " ORDER BY charge_no LIMIT ?"
+        )
+        return await self._db.read(lambda db: steps.every(db, query, [chain_id, *shards, limit], rows.charge_of))
+
+    async def usage(self, script_url: str) -> Usage | None:
+        return await self._db.read(lambda db: steps.usage(db, script_url))
+
+    async def add_usage(self, script_url: str, latest: Usage) -> None:
+        await self._db.write(lambda db: steps.add_usage(db, script_url, latest))
+
+    async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
+        query = "SELECT safe_address, safe_name, created_at FROM safe_addresses WHERE user_address = ? ORDER BY created_at, 1"
+        return await self._db.read(lambda db: steps.every(db, query, [owner], lambda row: (row[0], row[1], row[2])))
 
     # keys and keepers
 

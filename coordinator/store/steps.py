@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import structlog
 
 from consensus.lifecycle import TaskState
+from consensus.messages import Usage
 from coordinator.store import changes as rules
 from coordinator.store import rows
 from coordinator.store.port import Fences
@@ -25,6 +26,8 @@ from coordinator.store.records import (
     JobStatus,
     KeeperRecord,
     Planned,
+    RunCharge,
+    RunPackage,
     Task,
     TaskChange,
     User,
@@ -108,6 +111,9 @@ def add_jobs(db: sqlite3.Connection, jobs: Sequence[Job]) -> list[Job]:
             rows.USERS.insert(db, owner)
         rows.USERS.update(db, rules.with_job(owner, each))
         rows.SPECS.insert(db, each, job_no=rows.JOBS.insert(db, each))
+        if each.is_safe:
+            safe = (each.owner, each.safe_address, each.safe_name, at)
+            db.execute("INSERT INTO safe_addresses VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", safe)
     return list(jobs)
 
 
@@ -316,6 +322,12 @@ def change(db: sqlite3.Connection, news: TaskChange, at: int) -> Task | None:
         _tell_job(db, before, after, at)
     if (settled := rules.settlement(before, after, news)) is not None:
         _settle(db, after, settled, at)
+    if rules.stores(before, after, news):
+        _store(db, after.job_id, news.storage or {})
+    if news.charge and after.cost is None:
+        rows.CHARGES.upsert(db, RunCharge(after.id, after.chain_id, after.shard, news.charge, at))
+    elif after.cost is not None and before.cost is None:
+        db.execute("DELETE FROM run_charges WHERE task_id = ?", [str(after.id)])
     if before.ended != after.ended:
         step = -1 if after.ended else 1
         db.execute("UPDATE job_data SET open_tasks = open_tasks + ? WHERE job_id = ?", (step, str(after.job_id)))
@@ -376,3 +388,42 @@ def given_up(db: sqlite3.Connection, task_id: int, number: int, code: str, detai
         record = keeper_record(db, of.chain_id, open_attempt.performer)
         rows.RECORDS.upsert(db, replace(record, failed=record.failed + 1))
     return True
+
+
+# --- scripts
+
+
+def storage(db: sqlite3.Connection, job_id: int) -> dict[str, str]:
+    return dict(db.execute("SELECT key, value FROM script_storage WHERE job_id = ?", [str(job_id)]).fetchall())
+
+
+def _store(db: sqlite3.Connection, job_id: int, updates: Mapping[str, str | None]) -> None:
+    before = storage(db, job_id)
+    after = rules.stored(before, updates)
+    gone = [(str(job_id), key) for key in before if key not in after]
+    db.executemany("DELETE FROM script_storage WHERE job_id = ? AND key = ?", gone)
+    db.executemany(
+        "INSERT INTO script_storage VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        [(str(job_id), key, value) for key, value in after.items() if before.get(key) != value],
+    )
+
+
+def add_package(db: sqlite3.Connection, package: RunPackage) -> None:
+    if not rows.PACKAGES.insert_new(db, package):
+        query = "UPDATE run_packages SET contradicted = 1 WHERE task_id = ? AND attempt = ? AND package <> ?"
+        db.execute(query, (str(package.task_id), package.attempt, package.package))
+        return
+    db.execute("DELETE FROM run_packages WHERE heard_at < ?", [package.heard_at - rules.PACKAGE_DAYS * 86_400])
+    surplus = "SELECT rowid FROM run_packages ORDER BY heard_at DESC, rowid DESC LIMIT -1 OFFSET ?"
+    db.execute(f"DELETE FROM run_packages WHERE rowid IN ({surplus})", [rules.MAX_PACKAGES])  # noqa: S608 - our own words
+
+
+def usage(db: sqlite3.Connection, script_url: str) -> Usage | None:
+    query = "SELECT cpu_ms, wall_ms, peak_kib, transferred FROM script_usage WHERE script_url = ?"
+    return one(db, query, [script_url], lambda row: Usage(*row))
+
+
+def add_usage(db: sqlite3.Connection, script_url: str, latest: Usage) -> None:
+    after = rules.smoothed(usage(db, script_url), latest)
+    values = (script_url, after.cpu_ms, after.wall_ms, after.peak_kib, after.transferred)
+    db.execute("INSERT OR REPLACE INTO script_usage VALUES (?, ?, ?, ?, ?)", values)
