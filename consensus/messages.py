@@ -6,7 +6,6 @@ An invalid message cannot exist: constructing or decoding one raises. Integers o
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from consensus import codec
+from consensus.cid import RAW, Cid, sha2_256
 from consensus.codec import keccak, words
 from consensus.errors import Reject
 from consensus.triggers import Observation, Trigger
@@ -174,7 +174,9 @@ class Task(Wire, frozen=True):
 
     `pinned_block` and `storage` are a script's inputs, the same for everybody who runs it: a block of the task's chain that
     was final when the attempt was made (0 for static jobs), and the job's storage as the text of a JSON object ('' for none).
-    The block's hash also draws the committee of a run that ends without a transaction.
+    The block's hash also draws the committee of a run that ends without a transaction. `inputs` is the dispatcher's signature
+    over both (`inputs_hash`, hub domain), empty where there are none: a performer who could choose them would choose what its
+    script prints, and who judges it.
     """
 
     chain_id: int
@@ -185,18 +187,27 @@ class Task(Wire, frozen=True):
     observation: Observation = None
     pinned_block: int = 0
     storage: str = ""
+    inputs: bytes = b""
 
     def __post_init__(self) -> None:
         _need(0 < self.chain_id < 2**63, "chain id out of range")
         _need(0 <= self.pinned_block < 2**36, "pinned block out of range")
         _need(len(self.storage.encode()) <= MAX_STORAGE_BYTES, "storage over 16 KiB")
         _need(len(self.signature) == 65, "a signature has 65 bytes")
+        scripted = self.pinned_block > 0 or self.storage != ""
+        _need(len(self.inputs) == (65 if scripted else 0), "pinned block and storage are signed with 65 bytes, nothing with none")
         _need(len(self.spec) <= MAX_SPEC_BYTES, "JobSpec over 64 KiB")
         _need(len(self.trace_id) <= MAX_TRACE_CHARS, "trace id over 128 characters")
 
     @property
     def task_id(self) -> int:
         return self.authorisation.task_id
+
+    @staticmethod
+    def inputs_hash(authorisation: Authorisation, pinned_block: int, storage: str) -> bytes:
+        """Struct hash of a script's inputs, signed by the dispatcher under the hub's domain."""
+        said = (authorisation.struct_hash(), pinned_block, keccak(storage.encode()))
+        return keccak(words(codec.INPUTS_TYPEHASH, *said))
 
     def job(self) -> JobSpec:
         """The JobSpec, checked against the authorisation's digest. Raises `Reject`."""
@@ -298,6 +309,23 @@ class Execution(Wire, frozen=True):
         return keccak(words(codec.PACKAGE_TYPEHASH, *said))
 
 
+class PackageReference(Wire, frozen=True):
+    """Says where a package lies that is too large for gossip: its CID, to be asked of the peer that signed this message.
+
+    It claims nothing of the execution: the package has its performer's signature in it.
+    """
+
+    chain_id: int
+    task_id: Uint256
+    attempt: int
+    cid: str
+
+    def __post_init__(self) -> None:
+        _need(0 < self.chain_id < 2**63, "chain id out of range")
+        _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
+        _need(0 < len(self.cid) <= 128 and self.cid.isascii(), "a CID has 1 to 128 characters")
+
+
 class NotExecuted(Wire, frozen=True):
     """The performer's word that a task's script ran and no transaction follows: it declined, or failed by its own doing.
 
@@ -394,9 +422,9 @@ class CheckIn(Wire, frozen=True):
 
 def spec_digest(spec: bytes) -> bytes:
     """The sha2-256 that an authorisation carries for a JobSpec's bytes."""
-    return hashlib.sha256(spec).digest()
+    return sha2_256(spec)
 
 
 def spec_cid(digest: bytes) -> str:
-    """CIDv1, raw codec, sha2-256, base32: what IPFS calls a single block with these bytes (multiformats/cid)."""
-    return "b" + base64.b32encode(b"\x01\x55\x12\x20" + digest).decode().lower().rstrip("=")
+    """What IPFS calls a single block with these bytes: CIDv1, raw codec, sha2-256, base32."""
+    return str(Cid(1, RAW, digest))
