@@ -52,6 +52,7 @@ PACKAGE_TYPEHASH = keccak(
     b"Package(bytes32 authorisation,bytes32 transaction,address target,bytes32 callHash,uint256 resourceFee,bytes32 run)"
 )
 NOT_EXECUTED_TYPEHASH = keccak(b"NotExecuted(bytes32 authorisation,uint256 pinnedBlock,bytes32 code,bytes32 run,uint256 fee)")
+INPUTS_TYPEHASH = keccak(b"Inputs(bytes32 authorisation,uint256 pinnedBlock,bytes32 storage)")
 CHECK_IN_TYPEHASH = keccak(b"CheckIn(bytes32 peer,bytes32 version,bytes32 sandbox,uint256 at)")
 
 

@@ -128,10 +128,21 @@ REASONS: dict[str, Reason] = {
         Reason("WRONG_SCRIPT", "the package's script is not the job's"),
         Reason("WRONG_OUTPUT", "running the script again gave another output"),
         Reason("OUTPUT_DIFFERS", "the script reads the network, and printed something else for this keeper"),
+        Reason("RUN_REPORTED", "this keeper has reported that the task's script asks for no transaction", transient=True),
+        Reason("OTHER_OUTCOME", "the attester has confirmed another outcome of the task"),
+        Reason("CONTENT_NOT_FOUND", "nobody had the bytes of this CID", transient=True),
+        Reason("CONTENT_MISMATCH", "somebody sent bytes that the CID does not name, and nobody the right ones", transient=True),
+        Reason("CONTENT_TOO_LARGE", "the CID names more bytes than may be asked for"),
+        Reason("CONTENT_INVALID", "no CID of a file"),
         Reason("UNSUPPORTED_JOB", "this version cannot execute this type of job"),
         Reason("INTERNAL", "a defect of this software; the log has the details", transient=True),
     )
 }
+
+SCRIPT_FAULTS = frozenset(
+    {"SCRIPT_DECLINED", "SCRIPT_FAILED", "SCRIPT_TIMEOUT", "SCRIPT_MEMORY", "SCRIPT_OUTPUT", "SCRIPT_INVALID"}
+)
+"""What a script brings about by itself: whoever runs it gets the same, and the task ends without a transaction."""
 
 PERFORMER_FAULTS = frozenset(
     {

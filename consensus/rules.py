@@ -9,16 +9,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from consensus import ecdsa
+from consensus import ecdsa, runs
 from consensus.codec import Domain, keccak
 from consensus.errors import Ignore, Reject
-from consensus.messages import Acknowledgement, Authorisation, CheckIn, Execution, Task, Vote
+from consensus.lifecycle import SCRIPT_FAULTS
+from consensus.messages import Acknowledgement, Authorisation, CheckIn, Execution, NotExecuted, RunCertificate, Task, Vote
 from consensus.triggers import names
 
 MAX_AHEAD = 3600
 """Seconds ahead of its `not_before` that a task may be published."""
 MAX_ATTESTATION = 24 * 3600
 """Seconds after an authorisation's deadline that its execution is still of interest."""
+MAX_AFTER_ROUNDS = 3600
+"""Seconds after the last round of a run without a transaction that its certificate is still of interest."""
+HISTORY_BLOCKS = 8_000
+"""Blocks below the head whose hashes may draw a committee: a few less than the 8,191 that a contract could look up."""
+AHEAD_BLOCKS = 1_000
+"""Blocks by which this node may lag behind the one that named a task's pinned block."""
 CLOCK_SKEW = 30
 """Seconds that a keeper's clock may be off without its check-ins being refused."""
 
@@ -38,6 +45,10 @@ class Facts(Protocol):
         """The active operator registered with this peer id."""
         ...
 
+    def height(self, chain_id: int) -> int | None:
+        """Number of the last block that this node has followed."""
+        ...
+
 
 def _authorised(task: Task, facts: Facts) -> Authorisation:
     domain = facts.domain(task.chain_id)
@@ -52,6 +63,10 @@ def _authorised(task: Task, facts: Facts) -> Authorisation:
     signer = ecdsa.recover(domain.hub_digest(authorisation.struct_hash()), task.signature)
     if signer is None or signer not in facts.dispatchers(task.chain_id):  # REJECT: nobody the hub lists signed this
         raise Reject("NOT_DISPATCHER", "the authorisation is not signed by a dispatcher that the hub lists")
+    if task.inputs:
+        digest = domain.hub_digest(Task.inputs_hash(authorisation, task.pinned_block, task.storage))
+        if ecdsa.recover(digest, task.inputs) not in facts.dispatchers(task.chain_id):  # REJECT: somebody chose other inputs
+            raise Reject("NOT_DISPATCHER", "pinned block and storage are not signed by a dispatcher that the hub lists")
     return authorisation
 
 
@@ -85,6 +100,57 @@ def check_execution(execution: Execution, source: str, facts: Facts, now: float)
     said = Execution.struct_hash(authorisation, e.transaction, e.target, e.call, e.resource_fee, e.run)
     if ecdsa.recover(domain.hub_digest(said), execution.signature) != authorisation.performer:  # REJECT
         raise Reject("BAD_SIGNATURE", "the package is not signed by the task's performer")
+
+
+def check_not_executed(said: NotExecuted, source: str, facts: Facts, now: float) -> None:
+    """A performer's word that no transaction follows: signed by the authorised performer, published by its registered peer."""
+    task, authorisation = said.task, said.task.authorisation
+    if now > runs.opens(task, runs.ROUNDS):  # IGNORE: its rounds are over
+        raise Ignore("LATE", "all rounds have passed")
+    operator = facts.operator_of(task.chain_id, source)
+    if operator is None:  # IGNORE: not registered, or registered later than we have followed
+        raise Ignore("UNKNOWN_PEER", source)
+    if operator != authorisation.performer:  # REJECT: a keeper speaks of another keeper's task
+        raise Reject("WRONG_PERFORMER", "published by a keeper the task does not name")
+    _check_run(said, facts, now)
+
+
+def check_run_certificate(certificate: RunCertificate, source: str, facts: Facts, now: float) -> None:
+    """A run's certificate as far as it can be judged without the chain; `consensus.runs.check_certificate` is the rest.
+
+    Any registered keeper may publish one: its worth is the committee's signature.
+    """
+    said = certificate.not_executed
+    if now > runs.opens(said.task, runs.ROUNDS) + MAX_AFTER_ROUNDS:  # IGNORE: too late to matter
+        raise Ignore("LATE", "all rounds have long passed")
+    if facts.operator_of(said.task.chain_id, source) is None:  # IGNORE
+        raise Ignore("UNKNOWN_PEER", source)
+    if len(set(certificate.signers)) != len(certificate.signers):  # REJECT: a signer counted twice
+        raise Reject("DUPLICATE_SIGNER", "a signer is listed twice")
+    _check_run(said, facts, now)
+
+
+def _check_run(said: NotExecuted, facts: Facts, now: float) -> None:
+    task = said.task
+    if task.authorisation.not_before > now + MAX_AHEAD:  # IGNORE
+        raise Ignore("EARLY", "more than an hour ahead")
+    if said.code not in SCRIPT_FAULTS:  # REJECT: no other reason ends a task without a transaction
+        raise Reject("WRONG_REASON", f"{said.code[:64]} is not a script's own doing")
+    height = facts.height(task.chain_id)
+    if height is None:  # IGNORE
+        raise Ignore("UNKNOWN_CHAIN", str(task.chain_id))
+    if not height - HISTORY_BLOCKS <= task.pinned_block <= height + AHEAD_BLOCKS:  # IGNORE: of long ago, or we lag
+        raise Ignore("UNKNOWN_BLOCK", f"pinned block {task.pinned_block}, head {height}")
+    authorisation = _authorised(task, facts)
+    definition = task.job().definition
+    if definition not in runs.SCRIPTED:  # REJECT: nothing was to be run
+        raise Reject("NO_SCRIPT", f"task definition {definition} has no script")
+    if said.code == "SCRIPT_DECLINED" and definition != runs.CUSTOM:  # REJECT: others print arguments and decide nothing
+        raise Reject("WRONG_REASON", f"a script of task definition {definition} cannot decline")
+    domain = facts.domain(task.chain_id)
+    assert domain is not None  # _authorised has refused unknown chains
+    if ecdsa.recover(domain.hub_digest(said.digest()), said.signature) != authorisation.performer:  # REJECT
+        raise Reject("BAD_SIGNATURE", "not signed by the task's performer")
 
 
 def check_acknowledgement(ack: Acknowledgement, authorisation: Authorisation, facts: Facts) -> None:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from consensus.messages import Acknowledgement, CheckIn, Execution, Refusal, Task, Vote, Wire
+from consensus.messages import (
+    Acknowledgement,
+    CheckIn,
+    Execution,
+    NotExecuted,
+    PackageReference,
+    Refusal,
+    RunCertificate,
+    Task,
+    Vote,
+    Wire,
+)
 from p2p.network import Exchange, Topic
 
 W = TypeVar("W", bound=Wire)
@@ -14,8 +25,15 @@ def _topic(name: str, kind: type[W], max_bytes: int) -> Topic[W]:
     return Topic(name=f"/triggerx/1/{name}", encode=lambda m: m.encode(), decode=kind.decode, max_bytes=max_bytes)
 
 
-TASKS = _topic("tasks", Task, 96 * 1024)  # a JobSpec of 64 KiB and what surrounds it
-EXECUTIONS = _topic("executions", Execution, 128 * 1024)  # a task and 16 KiB of calldata
+TASKS = _topic("tasks", Task, 96 * 1024)  # a JobSpec of 64 KiB, 16 KiB of storage and what surrounds them
+MAX_INLINE_PACKAGE = 64 * 1024
+"""Bytes of a package that goes by gossip as it is; of a larger one its reference does."""
+EXECUTIONS = _topic("executions", Execution, MAX_INLINE_PACKAGE)
+PACKAGES = _topic("packages", PackageReference, 512)
+MAX_PACKAGE_BYTES = 160 * 1024
+"""A package at most: a task, 16 KiB of calldata, 32 KiB of a script's output, and room."""
+NOT_EXECUTED = _topic("not-executed", NotExecuted, 136 * 1024)  # a task and 32 KiB of a script's output
+RUN_CERTIFICATES = _topic("run-certificates", RunCertificate, 140 * 1024)  # one of those and who signed
 CHECK_INS = _topic("check-ins", CheckIn, 1024)
 
 

@@ -193,6 +193,10 @@ class Registry:
         keeper = observer.keeper_of_peer(peer_id) if observer else None
         return keeper.address if keeper else None
 
+    def height(self, chain_id: int) -> int | None:
+        observer = self._observers.get(chain_id)
+        return observer.head.number if observer and observer.head else None
+
     def is_known(self, peer_id: str) -> bool:
         """Whether an active keeper of any chain is registered with this peer id."""
         return any(o.keeper_of_peer(peer_id) is not None for o in self._observers.values())

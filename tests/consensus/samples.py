@@ -10,15 +10,21 @@ from consensus import ecdsa
 from consensus.codec import Domain, keccak
 from consensus.conditions import AllOf, ApiSource, BalanceSource, Comparison, OnCondition, StaticSource
 from consensus.events import EventFilter, OnEvent, firing_id
+from consensus.fees import resource_fee
 from consensus.messages import (
     Acknowledgement,
     Authorisation,
     CheckIn,
     Execution,
     JobSpec,
+    NotExecuted,
+    PackageReference,
     Refusal,
+    Run,
+    RunCertificate,
     Task,
     Uint256,
+    Usage,
     Verdict,
     Vote,
     spec_digest,
@@ -72,10 +78,15 @@ def task(
     secret: bytes = DISPATCHER,
     spec: JobSpec = SPEC,
     observation: Observation = None,
+    pinned_block: int = 0,
+    storage: str = "",
 ) -> Task:
     auth = auth or authorisation()
     signature = ecdsa.sign(secret, DOMAIN.hub_digest(auth.struct_hash()))
-    return Task(31337, auth, signature, spec.encode(), "tgrx-sample", observation)
+    scripted = pinned_block > 0 or storage != ""
+    said = DOMAIN.hub_digest(Task.inputs_hash(auth, pinned_block, storage))
+    inputs = ecdsa.sign(secret, said) if scripted else b""
+    return Task(31337, auth, signature, spec.encode(), "tgrx-sample", observation, pinned_block, storage, inputs)
 
 
 ON_EVENT = OnEvent(
@@ -101,10 +112,30 @@ EDGE = EdgeSeen(NOW, ("2000.51", "7", "1"))
 CONDITION_SPEC = msgspec.structs.replace(SPEC, definition=5, trigger=ON_CONDITION)
 
 
-def task_of(spec: JobSpec, trigger_id: int, observation: Observation, **changes: Any) -> Task:
+PINNED = 40
+"""The block that samples of scripts read the chain at."""
+CID = "bafkreiaxnnnb7qz2focittuqq3ya25q7rcv3bqynnczfzako47346wosmu"
+CUSTOM_SPEC = msgspec.structs.replace(
+    SPEC, definition=7, target=bytes(20), function="", arguments="", script_url=f"ipfs://{CID}", language="py", priority=2
+)
+USAGE = Usage(120, 340, 20_000, 1024)
+RUN = Run(b"\xaa" * 32, b'{"shouldExecute": false}', USAGE)
+
+
+def task_of(
+    spec: JobSpec, trigger_id: int, observation: Observation, *, pinned_block: int = 0, storage: str = "", **changes: Any
+) -> Task:
     """A well-signed task of any kind of job."""
     fields = {"spec": spec_digest(spec.encode()), "trigger_id": Uint256(trigger_id), "target": spec.target, **changes}
-    return task(authorisation(**fields), spec=spec, observation=observation)
+    return task(authorisation(**fields), spec=spec, observation=observation, pinned_block=pinned_block, storage=storage)
+
+
+def script_task(spec: JobSpec = CUSTOM_SPEC, *, pinned_block: int = PINNED, storage: str = '{"n": 1}', **changes: Any) -> Task:
+    """A script decides its calldata."""
+    selector = keccak(spec.function.encode())[:4] if spec.function else bytes(4)
+    fields = {"call_hash": bytes(32), "selector": selector, **changes}
+    second = fields.pop("trigger_id", NOW)
+    return task_of(spec, second, None, pinned_block=pinned_block, storage=storage, **fields)
 
 
 def event_task(spec: JobSpec = EVENT_SPEC, log: LogSeen = LOG, **changes: Any) -> Task:
@@ -116,11 +147,47 @@ def condition_task(spec: JobSpec = CONDITION_SPEC, edge: int = 1, **changes: Any
     return task_of(spec, edge, EDGE, **changes)
 
 
-def execution(of: Task | None = None, *, secret: bytes = PERFORMER, call: bytes = CALL) -> Execution:
+TRANSACTION = b"\x77" * 32
+
+
+def execution(
+    of: Task | None = None,
+    *,
+    secret: bytes = PERFORMER,
+    transaction: bytes = TRANSACTION,
+    target: bytes | None = None,
+    call: bytes = CALL,
+    run: Run | None = None,
+    fee: int | None = None,
+) -> Execution:
+    """A package; without `fee` it asks for what the formula says."""
     of = of or task()
-    target = of.authorisation.target
-    said = Execution.struct_hash(of.authorisation, b"\x77" * 32, target, call, 0, None)
-    return Execution(of, b"\x77" * 32, target, call, Uint256(0), None, ecdsa.sign(secret, DOMAIN.hub_digest(said)))
+    to = of.authorisation.target if target is None else target
+    asked = resource_fee(of.job().priority, run.usage if run else None) if fee is None else fee
+    said = Execution.struct_hash(of.authorisation, transaction, to, call, asked, run)
+    return Execution(of, transaction, to, call, Uint256(asked), run, ecdsa.sign(secret, DOMAIN.hub_digest(said)))
+
+
+def not_executed(
+    of: Task | None = None,
+    *,
+    code: str = "SCRIPT_DECLINED",
+    run: Run | None = RUN,
+    fee: int | None = None,
+    secret: bytes = PERFORMER,
+) -> NotExecuted:
+    of = of or script_task()
+    asked = resource_fee(of.job().priority, run.usage if run else None) if fee is None else fee
+    digest = NotExecuted.struct_hash(of, code, run, asked)
+    return NotExecuted(of, code, "it declined", run, Uint256(asked), ecdsa.sign(secret, DOMAIN.hub_digest(digest)))
+
+
+def run_certificate(said: NotExecuted | None = None) -> RunCertificate:
+    """Well formed; nobody signed it."""
+    return RunCertificate(said or not_executed(), 7, 1, (b"\x01" * 20, b"\x02" * 20), b"\x99" * 96)
+
+
+PACKAGE_REFERENCE = PackageReference(31337, Uint256(authorisation().task_id), 2, CID)
 
 
 def acknowledgement(auth: Authorisation | None = None, *, secret: bytes = PERFORMER, at: int = NOW) -> Acknowledgement:

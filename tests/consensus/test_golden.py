@@ -13,7 +13,21 @@ import pytest
 from consensus import committee, merkle
 from consensus.codec import keccak, pin_hash, task_id
 from consensus.events import firing_id
-from consensus.messages import Acknowledgement, CheckIn, Execution, JobSpec, Refusal, Task, Vote, Wire, spec_cid, spec_digest
+from consensus.messages import (
+    Acknowledgement,
+    CheckIn,
+    Execution,
+    JobSpec,
+    NotExecuted,
+    PackageReference,
+    Refusal,
+    RunCertificate,
+    Task,
+    Vote,
+    Wire,
+    spec_cid,
+    spec_digest,
+)
 from tests.consensus import samples
 
 _FILE = Path(__file__).parent.parent / "golden" / "consensus.json"
@@ -25,7 +39,14 @@ WIRE: dict[str, tuple[type[Wire], Wire]] = {
     "Task": (Task, samples.task()),
     "Task of an event": (Task, samples.event_task()),
     "Task of a condition": (Task, samples.condition_task()),
+    "JobSpec of a script": (JobSpec, samples.CUSTOM_SPEC),
+    "Task of a script": (Task, samples.script_task()),
     "Execution": (Execution, samples.execution()),
+    "Execution of a script": (Execution, samples.execution(samples.script_task(), target=b"\x66" * 20, run=samples.RUN)),
+    "PackageReference": (PackageReference, samples.PACKAGE_REFERENCE),
+    "NotExecuted": (NotExecuted, samples.not_executed()),
+    "NotExecuted without a run": (NotExecuted, samples.not_executed(code="SCRIPT_INVALID", run=None)),
+    "RunCertificate": (RunCertificate, samples.run_certificate()),
     "Acknowledgement": (Acknowledgement, samples.acknowledgement()),
     "CheckIn": (CheckIn, samples.check_in()),
     "Vote": (Vote, samples.VOTE),
@@ -43,6 +64,12 @@ def digests() -> dict[str, str]:
         "authorisation": domain.hub_digest(auth.struct_hash()).hex(),
         "acknowledgement": domain.hub_digest(Acknowledgement.struct_hash(auth, samples.NOW)).hex(),
         "package": domain.hub_digest(Execution.struct_hash(auth, b"\x77" * 32, auth.target, samples.CALL, 9, None)).hex(),
+        "package_of_a_script": domain.hub_digest(
+            Execution.struct_hash(auth, b"\x77" * 32, auth.target, samples.CALL, 9, samples.RUN)
+        ).hex(),
+        "run": samples.RUN.digest().hex(),
+        "inputs": domain.hub_digest(Task.inputs_hash(auth, samples.PINNED, '{"n": 1}')).hex(),
+        "not_executed": samples.not_executed().digest().hex(),
         "check_in": domain.hub_digest(CheckIn.struct_hash(samples.PEER, "0.1.0", "embedded", samples.NOW)).hex(),
         "attestation": domain.attestation_digest(b"\xaa" * 32, 1234, 5, 2).hex(),
         "possession": domain.possession_digest(b"\xbb" * 128, b"\xcc" * 20).hex(),
