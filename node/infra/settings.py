@@ -35,6 +35,7 @@ __all__ = [
     "MeshSettings",
     "NodeSettings",
     "OptionRow",
+    "SandboxSettings",
     "Settings",
     "StatusSettings",
     "load",
@@ -98,6 +99,7 @@ Address = Annotated[bytes, PlainValidator(_address), PlainSerializer(lambda valu
 
 HttpUrl = Annotated[str, url_of("http", "https")]
 WebSocketUrl = Annotated[str, url_of("ws", "wss")]
+EngineUrl = Annotated[str, url_of("unix", "tcp", "http", "https")]
 ListenAddress = Annotated[str, AfterValidator(_multiaddr)]
 PeerAddress = Annotated[str, AfterValidator(_peer_multiaddr)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -190,6 +192,38 @@ class LogSettings(Settings):
     format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or text for people.")
 
 
+class SandboxSettings(Settings):
+    kind: Literal["auto", "docker", "embedded", "none"] = Field(
+        default="auto",
+        description="Where scripts run: a Docker engine, bubblewrap (embedded), whichever is there (auto), or nowhere.",
+    )
+    docker: EngineUrl = Field(
+        default="unix:///var/run/docker.sock", description="The Docker engine: unix://, tcp:// or http(s)://."
+    )
+    image: str = Field(
+        default="triggerx-sandbox",
+        min_length=1,
+        description="Prefix of the images that scripts run in: a dash and the language follow.",
+    )
+    concurrency: int = Field(default=2, ge=1, le=64, description="Scripts that run at once; others wait their turn.")
+    warm: int = Field(default=1, ge=0, le=16, description="Containers of each language that wait for a script, started already.")
+    esbuild: FilePath | None = Field(
+        default=None,
+        description="The program `esbuild`, for TypeScript without a Docker engine; unset looks where npm puts it.",
+        examples=["/usr/local/bin/esbuild"],
+    )
+    cgroup: FilePath | None = Field(
+        default=None,
+        description="A cgroup (version 2) delegated to this node, with no process in it; unset looks for one of its own.",
+        examples=["/sys/fs/cgroup/triggerx"],
+    )
+    gateways: tuple[HttpUrl, ...] = Field(
+        default=(),
+        description="IPFS gateways asked for a script that neither peers nor its own URL gave; the CID is added to `/ipfs/`.",
+        examples=[["https://ipfs.io"]],
+    )
+
+
 class AggregatorSettings(Settings):
     rank_interval_s: float = Field(
         default=2.0,
@@ -216,6 +250,7 @@ class NodeSettings(Settings):
         examples=["https://coordinator.example.org"],
     )
     fetch: FetchSettings = Field(default=FetchSettings(), description="Requests to the URLs that users' conditions name.")
+    sandbox: SandboxSettings = Field(default=SandboxSettings(), description="Running jobs' scripts.")
     aggregator: AggregatorSettings = Field(default=AggregatorSettings(), description="Aggregation of votes.")
     status: StatusSettings = Field(default=StatusSettings(), description="Health and metrics.")
     log: LogSettings = Field(default=LogSettings(), description="Logging.")
