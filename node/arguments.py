@@ -30,6 +30,7 @@ _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,255}\Z")
 _SPACE = re.compile(r"(?<![\w$])\s+|\s+(?![\w$])")  # all but between a type and a name
 _ENUM = re.compile(r"enum ([\w$.]{1,100})\Z", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d{1,6})?\Z", re.ASCII)
+_BYTES = AbiType("bytes")
 _HEX = re.compile(r"0[xX]([0-9a-fA-F]*)\Z")
 
 
@@ -268,7 +269,7 @@ def _convert(kind: AbiType, value: Any, field: str) -> Any:
         case "bool":
             return _boolean(value, field)
         case "address":
-            return _address(value, field)
+            return as_address(value, field)
         case "bytes" | "function":
             return _bytes(kind, value, field)
         case _:
@@ -351,12 +352,18 @@ def _boolean(value: Any, field: str) -> bool:
     return found
 
 
-def _address(value: Any, field: str) -> str:
+def as_address(value: Any, field: str) -> str:
+    """The address in checksum case. Raises `Invalid` for `field`."""
     if not isinstance(value, str) or not (match := _HEX.match(value)) or len(match[1]) != 40:
         raise Invalid(field, "is no address", "send 0x and 40 hex digits")
     if match[1] not in (match[1].lower(), match[1].upper()) and not is_checksum_address(value):
         raise Invalid(field, "is mistyped: its checksum (EIP-55) does not match")
     return to_checksum_address(value)
+
+
+def as_bytes(value: Any, field: str) -> bytes:
+    """The bytes of hex text. Raises `Invalid` for `field`."""
+    return _bytes(_BYTES, value, field)
 
 
 def _bytes(kind: AbiType, value: Any, field: str) -> bytes:

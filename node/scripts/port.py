@@ -43,7 +43,8 @@ class Scripts(Protocol):
 
     async def run(self, job: JobSpec, task: Task, log: Log | None = None) -> Outcome:
         """`log` is the event's, as this keeper read it; jobs with event triggers need it. Raises `Transient`
-        (SCRIPT_UNREACHABLE, SCRIPT_MISMATCH, SANDBOX_UNAVAILABLE) when this keeper cannot tell."""
+        (SCRIPT_UNREACHABLE, SCRIPT_MISMATCH, SANDBOX_UNAVAILABLE, EVENT_NOT_FOUND) when this keeper cannot tell, `Failed`
+        WRONG_RECORD for a task whose storage is no JSON object."""
         ...
 
     async def judge(
