@@ -219,7 +219,13 @@ class MemoryNetwork:
         if len(answer) > exchange.max_answer_bytes:
             self._blame(peer)
             raise Transient("PEER_HUNG_UP", f"{peer} on {exchange.protocol}: oversized answer")
-        return exchange.decode_answer(answer)
+        try:
+            return exchange.decode_answer(answer)
+        except Reject as error:
+            self._counters.reject(error.code)
+            if peer != self._peer_id:
+                self._blame(peer)
+            raise
 
     @asynccontextmanager
     async def serve(self, exchange: Exchange[Q, A], handler: Callable[[Q, PeerId], Awaitable[A]]) -> AsyncIterator[None]:

@@ -35,7 +35,8 @@ StreamHandler = Callable[[INetStream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Seconds: `negotiate` to agree on a protocol, `read` to receive a whole request, `handle` until it is answered.
+    """Seconds: `negotiate` to agree on a protocol, `read` to receive a whole request, `handle` until it is answered, `write`
+    until the peer has taken the answer, which fills memory as long as it does not.
 
     `per_peer` is what one peer may open: a vote for each of a burst of tasks, and far below what would keep us busy.
     """
@@ -43,6 +44,7 @@ class StreamLimits:
     negotiate: float = 5.0
     read: float = 10.0
     handle: float = 30.0
+    write: float = 15.0
     per_peer: Rate = field(default_factory=lambda: Rate(per_second=100.0, burst=512))
 
 
@@ -210,8 +212,11 @@ class Streams:
         if reply is None or len(reply) > exchange.max_answer_bytes:
             await stream.reset()
             return
-        await stream.write(frame(reply))
-        await stream.close()
+        with trio.move_on_after(self._limits.write) as scope:
+            await stream.write(frame(reply))
+            await stream.close()
+        if scope.cancelled_caught:
+            await _quietly(stream.reset)
 
     async def _ask_myself(self, exchange: Exchange[Q, A], data: bytes) -> A:
         served = self._local.get(exchange.protocol)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from consensus.cid import MAX_BLOCK_BYTES
 from consensus.messages import (
     Acknowledgement,
     CheckIn,
@@ -76,3 +77,36 @@ def _exchange(name: str, question: type[W], max_bytes: int) -> Exchange[W, Taken
 
 VOTES = _exchange("votes", Vote, 2048)
 ANSWERS = _exchange("answers", Answer, 4096)
+
+
+class BlockRequest(Wire, frozen=True):
+    """Asks for the block whose bytes have this sha2-256. The CID's version and codec are the asker's own affair."""
+
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != 32:
+            raise ValueError("a sha2-256 has 32 bytes")
+
+
+class BlockAnswer(Wire, frozen=True):
+    """The block, or the code of why not: NOT_FOUND, or BUSY (ask again, or somebody else)."""
+
+    code: str = ""
+    data: bytes = b""
+
+    def __post_init__(self) -> None:
+        if len(self.code) > 64 or (self.code and self.data):
+            raise ValueError("either a code of at most 64 characters or a block")
+
+
+BLOCKS = Exchange(
+    protocol="/triggerx/1/blocks",
+    encode_request=BlockRequest.encode,
+    decode_request=BlockRequest.decode,
+    encode_answer=BlockAnswer.encode,
+    decode_answer=BlockAnswer.decode,
+    max_request_bytes=64,
+    max_answer_bytes=MAX_BLOCK_BYTES + 64,
+)
+"""A block of a file, by its hash."""
