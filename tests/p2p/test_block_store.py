@@ -13,8 +13,7 @@ import trio
 
 from consensus.cid import sha2_256
 from consensus.errors import Misconfigured, Transient
-from p2p import block_store
-from p2p.block_store import DISK_BLOCK, Blocks, FileBlocks, MemoryBlocks, cost_of, open_blocks
+from p2p.block_store import DISK_BLOCK, Blocks, MemoryBlocks, cost_of, open_blocks
 
 
 def block(number: int, size: int = 100) -> bytes:
@@ -142,7 +141,7 @@ async def test_a_disk_that_takes_nothing_is_named_and_leaves_nothing_half_writte
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(block_store.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(Transient, match=r"CONTENT_STORE_IO.*No space left"):
             await store.put([block(1)])
     assert list((tmp_path / "new").iterdir()) == []
@@ -196,8 +195,3 @@ def test_what_was_acknowledged_survives_a_sigkill_whole(tmp_path: Path) -> None:
         assert all(trio.run(kept, store, *(number.to_bytes(4, "big") * 20_000 for number in range(last + 1))))
         assert list((tmp_path / "new").iterdir()) == []
         assert all(sha2_256(data).hex() == name for name, data in on_disk(tmp_path).items())
-
-
-def test_files_are_what_programs_use() -> None:
-    checked: type[Blocks] = FileBlocks
-    assert checked is FileBlocks
