@@ -29,7 +29,7 @@ from node.infra.settings import ChainSettings, KeySettings, NodeSettings
 from node.infra.sources import Sources
 from node.infra.sqlite import open_database
 from node.infra.telemetry import Metrics
-from node.infra.transactions import SENT_TABLE, Outbox, SqliteTransactionLog
+from node.infra.transactions import SENT_MIGRATIONS, FeeLimits, Outbox, SqliteTransactionLog
 from node.journal import MIGRATIONS, Journal
 from node.signer import Signer
 from node.status import StatusPage, status_app
@@ -131,9 +131,10 @@ async def open_served(settings: ChainSettings, data_dir: Path, operator: Secret[
     """One chain: its endpoints, its contracts, and the wallet that never sends twice. Waits for an RPC to answer."""
     async with (
         reach_chain(settings) as (chain, rpc),
-        open_database(data_dir / f"transactions-{settings.id}.sqlite", (SENT_TABLE,), durable=True) as sent,
+        open_database(data_dir / f"transactions-{settings.id}.sqlite", SENT_MIGRATIONS, durable=True) as sent,
     ):
-        wallet = EvmWallet(chain, Outbox(rpc, operator, settings.id, SqliteTransactionLog(sent)))
+        outbox = Outbox(rpc, operator, settings.id, SqliteTransactionLog(sent), FeeLimits.of(settings.fees))
+        wallet = EvmWallet(chain, outbox)
         yield Served(Observer(chain), wallet)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 _MAX_BATCH = 100  # the smallest limit common among public providers
 _REST_S = 2.0  # a failed endpoint is tried last for this long, doubling up to:
 _MAX_REST_S = 60.0
+_PROBE_S = 2.0  # the one request that tries it afterwards asks for the chain id first, and does not wait longer for that
+_LIMITED = 429  # HTTP's number for too many requests, which some providers put into JSON-RPC's place
 _MAX_CONCURRENT = 32  # requests in flight; one task needs at most a handful, a monitor's catch-up a few more
 _KEEPALIVE_S = 60.0
 _PANICS = {
@@ -46,11 +48,13 @@ class RpcError(TriggerXError):
     """The node understood the request and refused it: a revert, a nonce too low, an unknown method.
 
     `rpc_code` is JSON-RPC's number, `message` the node's words, `data` the revert data (empty when there is none) and
-    `reason` what `revert_reason` reads in it.
+    `reason` what `revert_reason` reads in it. `doubtful` is whether an endpoint that was asked before this one, and gave no
+    answer, may have got the request all the same: for a transaction, then, this refusal is not the last word.
     """
 
-    def __init__(self, rpc_code: int, message: str, data: bytes = b"") -> None:
+    def __init__(self, rpc_code: int, message: str, data: bytes = b"", *, doubtful: bool = False) -> None:
         self.rpc_code = rpc_code
+        self.doubtful = doubtful
         self.message = message[:500]
         self.data = data
         self.reason = revert_reason(data)
@@ -135,7 +139,8 @@ class _Endpoint:
             raise Misconfigured("chain.rpc", f"an endpoint of scheme {parts.scheme!r}: write http(s)://host[:port][/path]")
         self.host = parts.hostname + (f":{port}" if port else "")
         self.checked = False
-        self.rest_until = float("-inf")
+        self._rest_until = float("-inf")
+        self._probing = False
         self._rest = _REST_S
         self._pool, self._timeout, self._max_bytes = pool, timeout, max_bytes
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -146,20 +151,28 @@ class _Endpoint:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers.append(("Authorization", "Basic " + base64.b64encode(pair.encode()).decode()))
 
-    async def exchange(self, body: bytes, *, repeatable: bool) -> Any:
-        """The decoded JSON of one answer; raises `_UnusableError`."""
+    async def exchange(self, body: bytes, *, repeatable: bool, within: float | None = None) -> tuple[Any, bool]:
+        """The decoded JSON of one answer, and whether the request may have arrived twice; raises `_UnusableError`.
+
+        `within` is in seconds, when it is less than the endpoint's own time.
+        """
+        timeout, twice = min(within or self._timeout, self._timeout), False
         try:
-            with trio.fail_after(self._timeout):
+            with trio.fail_after(timeout):
                 try:
-                    return await self._post(body)
+                    return await self._post(body), twice
                 except (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError):
                     if not repeatable:
                         raise
-                    return await self._post(body)  # a kept connection that the server had just closed
+                    twice = True
+                    return await self._post(body), twice  # a kept connection that the server had just closed
+        except _UnusableError as error:
+            error.sent |= twice
+            raise
         except trio.TooSlowError:
-            raise _UnusableError(f"no answer within {self._timeout:g} s") from None
+            raise _UnusableError(f"no answer within {timeout:g} s") from None
         except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            raise _UnusableError(f"cannot connect ({error})", sent=False) from error
+            raise _UnusableError(f"cannot connect ({error})", sent=twice) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise _UnusableError(str(error) or type(error).__name__) from error
 
@@ -172,8 +185,8 @@ class _Endpoint:
                 if len(received) > self._max_bytes:
                     raise _UnusableError(f"answer over {self._max_bytes} bytes", too_large=True)
         status = response.status
-        if status in (401, 403, 429) or status >= 500:
-            raise _UnusableError(f"HTTP {status}")
+        if status in (401, 403, _LIMITED) or status >= 500:
+            raise _UnusableError(f"HTTP {status}", sent=status >= 500)
         try:
             check_nesting(received)
             answer = msgspec.json.decode(received)
@@ -183,17 +196,40 @@ class _Endpoint:
             raise _UnusableError(f"HTTP {status}")
         return answer
 
+    # The circuit breaker: closed while it answers; open, for a time that doubles, after a request failed; then half open: one
+    # request tries it while the others still pass it over, and its outcome closes the circuit or opens it for longer.
+
+    def rests(self) -> bool:
+        """Whether requests should go elsewhere where they can."""
+        return self._probing or self._rest_until > trio.current_time()
+
+    @property
+    def closed(self) -> bool:
+        return self._rest_until == float("-inf")
+
+    @contextmanager
+    def tried(self) -> Iterator[None]:
+        """Around one request to it."""
+        probe = not self.closed and not self.rests()
+        self._probing |= probe
+        try:
+            yield
+        finally:
+            if probe:
+                self._probing = False
+
     def failed(self, why: str) -> None:
-        if self.rest_until == float("-inf"):
+        if self.closed:
             log.warning("rpc_endpoint_failed", host=self.host, why=why)
         self.checked = False  # what comes back may be another node
-        self.rest_until = trio.current_time() + self._rest
-        self._rest = min(2 * self._rest, _MAX_REST_S)
+        if not self._rest_until > trio.current_time():  # of many that failed together the first counts
+            self._rest_until = trio.current_time() + self._rest
+            self._rest = min(2 * self._rest, _MAX_REST_S)
 
     def answered(self) -> None:
-        if self.rest_until != float("-inf"):
+        if not self.closed:
             log.info("rpc_endpoint_recovered", host=self.host)
-        self.rest_until, self._rest = float("-inf"), _REST_S
+        self._rest_until, self._rest = float("-inf"), _REST_S
 
 
 class _FailoverRpc:
@@ -206,9 +242,10 @@ class _FailoverRpc:
 
     async def call(self, method: str, params: Sequence[Any] = ()) -> Any:
         request = self._request(method, params)
-        answer = await self._ask(json.dumps(request, separators=(",", ":")).encode(), [request])
+        answer, doubtful = await self._ask(json.dumps(request, separators=(",", ":")).encode(), [request])
         result = _result(answer[0])
         if isinstance(result, RpcError):
+            result.doubtful = doubtful
             raise result
         return result
 
@@ -217,7 +254,7 @@ class _FailoverRpc:
         for begin in range(0, len(calls), _MAX_BATCH):
             requests = [self._request(method, params) for method, params in calls[begin : begin + _MAX_BATCH]]
             try:
-                answers = await self._ask(json.dumps(requests, separators=(",", ":")).encode(), requests)
+                answers, _ = await self._ask(json.dumps(requests, separators=(",", ":")).encode(), requests)
             except _BatchRefusedError:
                 results += [await self.call(request["method"], request["params"]) for request in requests]
             else:
@@ -230,18 +267,20 @@ class _FailoverRpc:
     def _request(self, method: str, params: Sequence[Any]) -> dict[str, Any]:
         return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": list(params)}
 
-    async def _ask(self, body: bytes, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The answers in the order of the requests, from the first endpoint that gives them all."""
+    async def _ask(self, body: bytes, requests: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+        """The answers in the order of the requests, from the first endpoint that gives them all, and whether another may have got
+        the requests as well."""
         repeatable = all(_is_repeatable(request["method"]) for request in requests)
         failures, received, too_large = [], False, False
-        now = trio.current_time()
         async with self._slots:
             # Those at rest come last: all may be at rest, and one must be tried. The sort is stable.
-            for endpoint in sorted(self._endpoints, key=lambda e: e.rest_until > now):
+            for endpoint in sorted(self._endpoints, key=_Endpoint.rests):
                 try:
-                    if not endpoint.checked:
-                        await self._check_chain(endpoint)
-                    answers = _matched(await endpoint.exchange(body, repeatable=repeatable), requests)
+                    with endpoint.tried():
+                        if not endpoint.checked:
+                            await self._check_chain(endpoint)
+                        decoded, twice = await endpoint.exchange(body, repeatable=repeatable)
+                        answers = _matched(decoded, requests)
                 except _UnusableError as error:
                     received |= endpoint.checked and error.sent
                     too_large |= error.too_large
@@ -251,12 +290,14 @@ class _FailoverRpc:
                         break
                 else:
                     endpoint.answered()
-                    return answers
+                    return answers, received or twice
         raise Unreachable("; ".join(failures), received=received, too_large=too_large)
 
     async def _check_chain(self, endpoint: _Endpoint) -> None:
         request = {"jsonrpc": "2.0", "id": 0, "method": "eth_chainId", "params": []}
-        [answer] = _matched(await endpoint.exchange(json.dumps(request).encode(), repeatable=True), [request])
+        within = None if endpoint.closed else _PROBE_S
+        decoded, _ = await endpoint.exchange(json.dumps(request).encode(), repeatable=True, within=within)
+        [answer] = _matched(decoded, [request])
         result = _result(answer)
         try:
             found = int(result, 16)
@@ -292,6 +333,8 @@ def _matched(answer: Any, requests: Sequence[dict[str, Any]]) -> list[dict[str, 
             item = by_id[None]  # JSON-RPC 2.0, section 5: an error found before the id was read carries none
         if item is None or ("result" in item) == (item.get("error") is not None):
             raise _UnusableError("not a JSON-RPC answer to what was asked")
+        if isinstance(error := item.get("error"), dict) and error.get("code") == _LIMITED:
+            raise _UnusableError("too many requests", sent=False)
         matched.append(item)
     return matched
 

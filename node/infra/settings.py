@@ -29,6 +29,7 @@ __all__ = [
     "AggregatorSettings",
     "ChainSettings",
     "ContractSettings",
+    "FeeSettings",
     "FetchSettings",
     "KeySettings",
     "LogSettings",
@@ -120,6 +121,21 @@ class ContractSettings(Settings):
     since_block: int = Field(0, ge=0, description="Block of their deployment: older ones are not searched for events.")
 
 
+class FeeSettings(Settings):
+    max_fee_gwei: float = Field(
+        default=500.0,
+        gt=0,
+        le=1_000_000,
+        description="Most that is paid for a unit of gas, base fee and tip together; while it costs more nothing is sent.",
+    )
+    bump_after_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="Seconds until a transaction that waits, and offers less than the chain asks for by now, is replaced.",
+    )
+
+
 class ChainSettings(Settings):
     id: int = Field(ge=1, description="Chain id (EIP-155); an endpoint that serves another chain is refused.", examples=[84532])
     name: str = Field(min_length=1, description="Name in logs and on pages.", examples=["base-sepolia"])
@@ -140,6 +156,7 @@ class ChainSettings(Settings):
         default=1000, ge=10, le=600_000, description="Milliseconds between looks at the head and at receipts."
     )
     contracts: ContractSettings = Field(description="The protocol's contracts on this chain.")
+    fees: FeeSettings = Field(default=FeeSettings(), description="What transactions may cost.")
     explorer: HttpUrl | None = Field(
         default=None, description="Block explorer, for links to transactions.", examples=["https://sepolia.basescan.org"]
     )

@@ -11,25 +11,48 @@ from node.infra.sqlite import Database
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A transaction as it was recorded before it left."""
+    """A transaction as it was recorded before it left. `given_up`: its nonce may have gone to another transaction since."""
 
     key: str
     raw: bytes = field(repr=False)
     tx_hash: bytes
     nonce: int
+    given_up: bool = False
 
 
 class TransactionLog(Protocol):
-    """Memory of what was sent, durable when a call returns."""
+    """Memory of what was sent, durable when a call returns. A key has one nonce, and a version for each time it was priced."""
 
-    async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None: ...
+    async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None:
+        """A key's first version, or its next one, which has the same nonce."""
+        ...
 
-    async def find(self, key: str) -> Sent | None: ...
+    async def find(self, key: str) -> Sent | None:
+        """The newest version."""
+        ...
 
-    async def forget(self, key: str) -> None: ...
+    async def versions(self, tx_hash: bytes) -> list[Sent]:
+        """Every version of the key that this hash belongs to, the newest first; none when the hash is unknown."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """All of it: it never left."""
+        ...
+
+    async def forget_version(self, tx_hash: bytes) -> None:
+        """This version never left."""
+        ...
+
+    async def give_up(self, key: str, given_up: bool = True) -> None:
+        """Its nonce is free for others, though it may have left; or, with `given_up` false, is its own again."""
+        ...
 
     async def since(self, nonce: int) -> list[Sent]:
-        """Those with this nonce or a higher one, in order."""
+        """The newest version of each key with this nonce or a higher one that is not given up, in order."""
+        ...
+
+    async def begin(self, genesis: bytes) -> bool:
+        """Says which chain it is, by the hash of its first block. False when the records were another's: they are gone."""
         ...
 
 
@@ -38,41 +61,88 @@ CREATE TABLE sent (
     key TEXT NOT NULL PRIMARY KEY, raw BLOB NOT NULL, tx_hash BLOB NOT NULL, nonce INTEGER NOT NULL
 );
 """
-"""Migration for a database that holds a `SqliteTransactionLog`."""
+_VERSIONS = """
+CREATE TABLE versions (
+    key TEXT NOT NULL, version INTEGER NOT NULL, raw BLOB NOT NULL, tx_hash BLOB NOT NULL, nonce INTEGER NOT NULL,
+    given_up INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, version)
+);
+INSERT INTO versions (key, version, raw, tx_hash, nonce) SELECT key, 0, raw, tx_hash, nonce FROM sent;
+DROP TABLE sent;
+CREATE INDEX versions_by_nonce ON versions (nonce);
+CREATE INDEX versions_by_hash ON versions (tx_hash);
+CREATE TABLE sent_on (genesis BLOB NOT NULL);
+"""
+SENT_MIGRATIONS = (SENT_TABLE, _VERSIONS)
+"""Migrations for a database that holds a `SqliteTransactionLog`."""
 
 
 _KEPT_NONCES = 10_000
 """Back from the newest: days of work, while a key is asked for minutes after it was sent at most. 20 MB, 200 at the worst."""
 _PRUNE_EVERY = 256
+_COLUMNS = "key, raw, tx_hash, nonce, given_up"
 
 
 class SqliteTransactionLog:
-    """Over the table `sent` of a database opened with `durable=True`."""
+    """Over the tables of `SENT_MIGRATIONS`, of a database opened with `durable=True`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None:
         def write(db: sqlite3.Connection) -> None:
-            db.execute("INSERT INTO sent (key, raw, tx_hash, nonce) VALUES (?, ?, ?, ?)", (key, raw, tx_hash, nonce))
+            db.execute(
+                "INSERT INTO versions (key, version, raw, tx_hash, nonce, given_up)"
+                " SELECT ?, coalesce(max(version) + 1, 0), ?, ?, ?, coalesce(max(given_up), 0) FROM versions WHERE key = ?",
+                (key, raw, tx_hash, nonce, key),
+            )
             if nonce % _PRUNE_EVERY == 0:
-                db.execute("DELETE FROM sent WHERE nonce < ?", (nonce - _KEPT_NONCES,))
+                db.execute("DELETE FROM versions WHERE nonce < ?", (nonce - _KEPT_NONCES,))
 
         await self._database.write(write)
 
     async def find(self, key: str) -> Sent | None:
-        found = await self._select("WHERE key = ?", key)
+        found = await self._select("key = ? ORDER BY version DESC LIMIT 1", key)
         return found[0] if found else None
 
-    async def forget(self, key: str) -> None:
-        def write(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM sent WHERE key = ?", (key,))
+    async def versions(self, tx_hash: bytes) -> list[Sent]:
+        return await self._select("key = (SELECT key FROM versions WHERE tx_hash = ? LIMIT 1) ORDER BY version DESC", tx_hash)
 
-        await self._database.write(write)
+    async def forget(self, key: str) -> None:
+        await self._execute("DELETE FROM versions WHERE key = ?", key)
+
+    async def forget_version(self, tx_hash: bytes) -> None:
+        await self._execute("DELETE FROM versions WHERE tx_hash = ?", tx_hash)
+
+    async def give_up(self, key: str, given_up: bool = True) -> None:
+        await self._execute("UPDATE versions SET given_up = ? WHERE key = ?", given_up, key)
 
     async def since(self, nonce: int) -> list[Sent]:
-        return await self._select("WHERE nonce >= ? ORDER BY nonce", nonce)
+        newest = "version = (SELECT max(version) FROM versions AS other WHERE other.key = versions.key)"
+        return await self._select(f"nonce >= ? AND NOT given_up AND {newest} ORDER BY nonce", nonce)
 
-    async def _select(self, where: str, value: str | int) -> list[Sent]:
-        query = f"SELECT key, raw, tx_hash, nonce FROM sent {where}"  # noqa: S608 - `where` is one of the two above
-        return await self._database.read(lambda db: [Sent(*row) for row in db.execute(query, (value,))])
+    async def begin(self, genesis: bytes) -> bool:
+        def write(db: sqlite3.Connection) -> bool:
+            former = db.execute("SELECT genesis FROM sent_on").fetchone()
+            if former == (genesis,):
+                return True
+            db.execute("DELETE FROM sent_on")
+            db.execute("INSERT INTO sent_on VALUES (?)", (genesis,))
+            if former is not None:
+                db.execute("DELETE FROM versions")
+            return former is None
+
+        return await self._database.write(write)
+
+    async def _select(self, where: str, value: str | bytes | int) -> list[Sent]:
+        query = f"SELECT {_COLUMNS} FROM versions WHERE {where}"  # noqa: S608 - `where` is one of those above
+
+        def read(db: sqlite3.Connection) -> list[Sent]:
+            return [Sent(*said, bool(given_up)) for *said, given_up in db.execute(query, (value,))]
+
+        return await self._database.read(read)
+
+    async def _execute(self, statement: str, *values: str | bytes | bool) -> None:
+        def write(db: sqlite3.Connection) -> None:
+            db.execute(statement, values)
+
+        await self._database.write(write)

@@ -13,6 +13,7 @@ from eth_hash.auto import keccak
 from hexbytes import HexBytes
 
 from node.infra.rpc import RpcError, Unreachable
+from node.infra.transaction_bytes import read
 
 
 class FakeNode:
@@ -81,7 +82,7 @@ class FakeNode:
             raise RpcError(-32000, "nonce too low")
         if self.pool.get((sender, nonce)) == raw:
             raise RpcError(-32000, "already known")
-        if (sender, nonce) in self.pool:
+        if (sender, nonce) in self.pool and not _outbids(raw, self.pool[sender, nonce]):
             raise RpcError(-32000, "replacement transaction underpriced")
         self.received.append(raw)
         self.pool[sender, nonce] = raw
@@ -90,8 +91,10 @@ class FakeNode:
         return hash_of(raw)
 
     def mine(self) -> None:
-        """Mines whatever is next for its account."""
-        while ready := [place for place in self.pool if place[1] == self.counts.get(place[0], 0)]:
+        """Mines whatever is next for its account and pays the base fee."""
+        while ready := [
+            place for place in self.pool if place[1] == self.counts.get(place[0], 0) and self._pays(self.pool[place])
+        ]:
             for sender, nonce in ready:
                 raw = self.pool.pop((sender, nonce))
                 self.counts[sender] = nonce + 1
@@ -106,9 +109,19 @@ class FakeNode:
                     "logs": [{"address": "0x" + "0a" * 20, "topics": ["0x" + "0b" * 32], "data": "0x0c", "logIndex": "0x3"}],
                 }
 
+    def _pays(self, raw: bytes) -> bool:
+        return read(raw)[1].most >= (self.base_fee or 0)
+
     @property
     def nonces(self) -> list[int]:
         return [nonce_of(raw) for raw in self.received]
+
+
+def _outbids(raw: bytes, former: bytes) -> bool:
+    """Whether nodes let the one take the other's place: a tenth more, of what may be paid and of the tip."""
+    (_, ours), (_, theirs) = read(raw), read(former)
+    pairs = [(ours.most, theirs.most), (ours.tip or ours.most, theirs.tip or theirs.most)]
+    return all(one > other and one * 100 >= other * 110 for one, other in pairs)
 
 
 def hash_of(raw: bytes) -> str:

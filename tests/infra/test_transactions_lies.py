@@ -7,9 +7,10 @@ from itertools import repeat
 import pytest
 import trio
 
+from consensus.errors import Failed, Transient
 from node.infra.rpc import RpcError, Unreachable
 from node.infra.sqlite import MEMORY, open_database
-from node.infra.transaction_log import SENT_TABLE, SqliteTransactionLog
+from node.infra.transaction_log import SENT_MIGRATIONS, SqliteTransactionLog
 from node.infra.transactions import Outbox
 from tests.infra.fake_node import FakeNode, nonce_of
 from tests.infra.test_transactions import outbox, send
@@ -35,7 +36,7 @@ class LaggingNode(FakeNode):
 
 @pytest.fixture
 async def sent_log():
-    async with open_database(MEMORY, [SENT_TABLE], durable=True) as db:
+    async with open_database(MEMORY, SENT_MIGRATIONS, durable=True) as db:
         yield SqliteTransactionLog(db)
 
 
@@ -95,15 +96,50 @@ async def test_a_transaction_that_was_taken_back_and_is_refused_for_good_holds_u
     node = LaggingNode(instant=False)
     box = outbox(node, sent_log)
     waiting = await send(box, "a")
-    await send(box, "b")
-    node.pool.clear()  # the node crashed, and its fees have risen
-    node.says, node.refusal = 0, "max fee per gas less than block base fee"
+    second = await send(box, "b")
+    node.pool.clear()  # the node crashed, and has become strict
+    node.says, node.refusal = 0, "oversized data"
     await wait_for(box, waiting, 60)
-    assert await box.sent("a") is None
     node.says, node.instant, node.refusal = None, True, ""
     receipt = await box.receipt(await send(box, "c"), repeat(0.25))
     assert receipt.status
     assert nonce_of(node.received[-1]) == 0
+    await send(box, "d")
+    assert (await box.receipt(second, repeat(0.25))).status  # the one behind it has kept its place
+    assert [nonce_of(raw) for raw in node.received[-3:]] == [0, 1, 2]
+
+
+async def test_what_was_given_up_is_not_sent_with_another_nonce(sent_log, autojump_clock):
+    node = LaggingNode(instant=False)
+    box = outbox(node, sent_log)
+    waiting = await send(box, "a")
+    node.pool.clear()
+    node.says, node.refusal = 0, "oversized data"
+    await wait_for(box, waiting, 60)
+    node.says, node.instant, node.refusal = None, True, ""
+    await send(box, "b")
+    assert await box.sent("a") == waiting
+    arrived = len(node.received)
+    with pytest.raises(Transient):
+        await send(box, "a")
+    await trio.sleep(11)
+    with pytest.raises(Failed) as caught:
+        await send(box, "a")
+    assert caught.value.code == "NONCE_TAKEN"
+    assert len(node.received) == arrived
+
+
+async def test_what_was_given_up_leaves_after_all_where_nobody_took_its_place(sent_log, autojump_clock):
+    node = LaggingNode(instant=False)
+    box = outbox(node, sent_log)
+    waiting = await send(box, "a")
+    node.pool.clear()
+    node.says, node.refusal = 0, "oversized data"
+    await wait_for(box, waiting, 60)
+    node.says, node.instant, node.refusal = None, True, ""
+    assert await send(box, "a") == waiting
+    await send(box, "b")
+    assert set(node.mined) == {waiting, await box.sent("b")}
 
 
 async def test_a_node_that_goes_away_while_it_is_told_again_is_told_soon_after(sent_log, autojump_clock):

@@ -9,7 +9,7 @@ import trio
 from node.infra.rpc import open_rpc
 from node.infra.secret import Secret
 from node.infra.sqlite import MEMORY, open_database
-from node.infra.transaction_log import SENT_TABLE, SqliteTransactionLog
+from node.infra.transaction_log import SENT_MIGRATIONS, SqliteTransactionLog
 from node.infra.transactions import Outbox
 from tests.anvil import running_anvil
 
@@ -19,7 +19,7 @@ TO = b"\x11" * 20
 
 async def test_transactions_that_the_chain_took_back_leave_no_gap_behind_which_others_wait_for_ever():
     with running_anvil() as url:
-        async with open_rpc([url], expect_chain_id=31337) as rpc, open_database(MEMORY, [SENT_TABLE], durable=True) as db:
+        async with open_rpc([url], expect_chain_id=31337) as rpc, open_database(MEMORY, SENT_MIGRATIONS, durable=True) as db:
             box = Outbox(rpc, Secret(KEY), 31337, SqliteTransactionLog(db))
 
             async def send(key: str) -> bytes:
