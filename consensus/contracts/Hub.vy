@@ -15,6 +15,7 @@ interface GasRegistry:
     def deductETHBalance(user: address, ethAmount: uint256): nonpayable
     def creditETHBalance(user: address, ethAmount: uint256): nonpayable
     def pay(to: address, ethAmount: uint256): nonpayable
+    def balances(user: address) -> uint256: view
 
 interface KeeperRegistry:
     def activeOperatorId(account: address) -> uint256: view
@@ -62,11 +63,17 @@ struct Execution:
     blockNumber: uint256
     timestamp: uint256
     level: uint256
-    status: uint256           # 0 none, 1 pending, 2 certified, 3 rejected, 4 expired
+    status: uint256           # 0 none, 1 pending, 2 certified, 3 rejected, 4 expired, 5 not executed (its event names job and fee)
     success: bool
     fee: uint256              # wei, escrowed here until refunded or claimed
     validationShare: uint256  # wei of it that go to the certificate's submitter
     digest: bytes32
+
+struct RunCharge:
+    jobId: uint256
+    triggerId: uint256
+    performerId: uint256
+    fee: uint256          # wei
 
 struct Policy:
     specHash: bytes32
@@ -88,6 +95,21 @@ event TaskExecuted:
     success: bool
     fee: uint256
     digest: bytes32
+
+event RunCharged:
+    taskId: indexed(uint256)
+    jobId: indexed(uint256)
+    performerId: indexed(uint256)
+    fee: uint256
+
+event RunSkipped:
+    taskId: indexed(uint256)
+    jobId: indexed(uint256)
+    reason: String[32]
+
+event RunAllowanceSet:
+    jobId: indexed(uint256)
+    allowance: uint256
 
 event JobPolicySet:
     jobId: indexed(uint256)
@@ -130,6 +152,8 @@ VALIDATION_GAS: public(constant(uint256)) = 222_000
 VALIDATION_SEAT_GAS: public(constant(uint256)) = 3_500
 PRIORITY_CAP: public(constant(uint256)) = 2 * 10**9
 MAX_SERVICE_FEE: public(constant(uint256)) = 10**16
+MAX_RUN_FEE: public(constant(uint256)) = 10**15
+MAX_CHARGES: constant(uint256) = 64
 CALL_MARGIN: constant(uint256) = 30_000
 LAST_PRECOMPILE: constant(uint256) = 65535
 
@@ -147,6 +171,8 @@ isDispatcher: public(HashMap[address, bool])
 records: HashMap[uint256, Record]
 ran: HashMap[uint256, bool]                  # non-recurring jobs
 policies: public(HashMap[uint256, Policy])
+runAllowance: public(HashMap[uint256, uint256])   # wei of runs without a transaction that a pinned job may still be charged
+runEarnings: public(HashMap[uint256, uint256])    # wei that an operator earned by such runs and nobody claimed yet
 counters: uint256                            # executed tasks 64 | service fee in wei 128
 currentJobOwner: public(transient(address))  # during the inner call; also the lock
 
@@ -263,6 +289,41 @@ def execute(a: Authorisation, signature: Bytes[96], target: address, data: Bytes
 
 
 @external
+def chargeRuns(charges: DynArray[RunCharge, MAX_CHARGES]) -> uint256:
+    """
+    @notice Only a dispatcher: charges owners of jobs for scripts that ran and asked for no transaction, in favour of who ran them.
+            Returns how many were charged; a charge that cannot be is skipped with an event, and takes nothing.
+    @dev A task is charged once ever and never one that executed; one that was charged can never execute. A pinned job is charged
+         within what its owner allowed by `setRunAllowance`, which is nothing at first: no certificate of a run is checked here.
+    """
+    assert self.isDispatcher[msg.sender], "NotDispatcher"
+    assert self.currentJobOwner == empty(address), "Reentered"
+    charged: uint256 = 0
+    for charge: RunCharge in charges:
+        assert charge.fee > 0, "ZeroFee"
+        assert charge.fee <= MAX_RUN_FEE, "RunFeeTooHigh"
+        taskId: uint256 = convert(keccak256(abi_encode(charge.jobId, charge.triggerId)), uint256)
+        job: Job = staticcall JobRegistry(jobRegistry).job(charge.jobId)
+        reason: String[32] = self._not_charged(taskId, job, charge)
+        if len(reason) > 0:
+            log RunSkipped(taskId=taskId, jobId=charge.jobId, reason=reason)
+            continue
+        self.records[taskId].head = (
+            record.NOT_EXECUTED
+            | (charge.performerId << record.PERFORMER_AT)
+            | (block.number << record.BLOCK_AT)
+            | (block.timestamp << record.TIMESTAMP_AT)
+        )
+        if self.policies[charge.jobId].pinned:
+            self.runAllowance[charge.jobId] -= charge.fee
+        self.runEarnings[charge.performerId] += charge.fee
+        extcall GasRegistry(gasRegistry).deductETHBalance(job.owner, charge.fee)
+        log RunCharged(taskId=taskId, jobId=charge.jobId, performerId=charge.performerId, fee=charge.fee)
+        charged += 1
+    return charged
+
+
+@external
 def settle(taskId: uint256, outcome: uint256, submitterId: uint256, signers: uint256) -> (uint256, bytes32):
     """
     @notice Only the AttestationCenter: ends a pending record as certified, rejected or expired; the latter two refund the job's owner.
@@ -288,14 +349,18 @@ def settle(taskId: uint256, outcome: uint256, submitterId: uint256, signers: uin
 @external
 def claim(operatorId: uint256, taskIds: DynArray[uint256, 128]) -> uint256:
     """
-    @notice Anyone: pays to an operator's rewards address what it earned by its attestations and, of the certified executions
-            named, what is still owed to it as performer and as submitter. Returns the wei paid.
+    @notice Anyone: pays to an operator's rewards address what it earned by its attestations, by runs without a transaction and,
+            of the certified executions named, what is still owed to it as performer and as submitter. Returns the wei paid.
     @dev What performers and submitters earn stays in the record until then: crediting both at the certificate would cost it 10,000 gas.
     """
     assert self.currentJobOwner == empty(address), "Reentered"
     rewards: address = staticcall KeeperRegistry(keeperRegistry).rewardsOf(operatorId)
     assert rewards != empty(address), "UnknownOperator"
     amount: uint256 = UNIT * extcall AttestationCenter(attestationCenter).takeAttestations(operatorId)
+    runs: uint256 = self.runEarnings[operatorId]
+    if runs > 0:
+        self.runEarnings[operatorId] = 0
+        amount += runs
     for taskId: uint256 in taskIds:
         head: uint256 = self.records[taskId].head
         owed: uint256 = 0
@@ -324,6 +389,19 @@ def setJobPolicy(jobId: uint256, specHash: bytes32, maxFee: uint256, gasLimit: u
     assert securityLevel <= 4, "UnknownLevel"
     self.policies[jobId] = Policy(specHash=specHash, maxFee=maxFee, gasLimit=gasLimit, securityLevel=securityLevel, pinned=True)
     log JobPolicySet(jobId=jobId, specHash=specHash, maxFee=maxFee, gasLimit=gasLimit, securityLevel=securityLevel)
+
+
+@external
+def setRunAllowance(jobId: uint256, allowance: uint256):
+    """
+    @notice The job's owner says how many wei a pinned job may still be charged, in all, for runs without a transaction.
+            A job that is not pinned needs none.
+    """
+    job: Job = staticcall JobRegistry(jobRegistry).job(jobId)
+    assert job.owner != empty(address), "UnknownJob"
+    assert job.owner == msg.sender, "NotJobOwner"
+    self.runAllowance[jobId] = allowance
+    log RunAllowanceSet(jobId=jobId, allowance=allowance)
 
 
 @external
@@ -438,16 +516,63 @@ def serviceFee() -> uint256:
 @internal
 @view
 def _check_job(job: Job, a: Authorisation):
-    assert job.owner != empty(address), "UnknownJob"
-    assert job.active, "JobInactive"
+    reason: String[32] = self._not_fired(job, a.jobId, a.triggerId)
+    assert len(reason) == 0, reason
+
+
+@internal
+@view
+def _not_fired(job: Job, jobId: uint256, triggerId: uint256) -> String[32]:
+    """
+    @return Why this cannot be a firing of the job now; empty when it can.
+    """
+    if job.owner == empty(address):
+        return "UnknownJob"
+    if not job.active:
+        return "JobInactive"
     end: uint256 = unsafe_add(job.createdAt, job.timeFrame)
     if job.jobType <= 2 or job.jobType == 7:
-        assert a.triggerId > job.createdAt and a.triggerId <= end, "OffSchedule"
-        assert job.word == 0 or unsafe_sub(a.triggerId, job.createdAt) % job.word == 0, "OffSchedule"
-        assert a.triggerId <= block.timestamp, "TooEarly"
+        if triggerId <= job.createdAt or triggerId > end:
+            return "OffSchedule"
+        if job.word != 0 and unsafe_sub(triggerId, job.createdAt) % job.word != 0:
+            return "OffSchedule"
+        if triggerId > block.timestamp:
+            return "TooEarly"
     else:
-        assert block.timestamp <= end, "JobExpired"
-        assert job.word == 1 or not self.ran[a.jobId], "AlreadyRan"
+        if block.timestamp > end:
+            return "JobExpired"
+        if job.word == 0 and self.ran[jobId]:
+            return "AlreadyRan"
+    return ""
+
+
+@internal
+@view
+def _not_charged(taskId: uint256, job: Job, charge: RunCharge) -> String[32]:
+    """
+    @return Why a run cannot be charged; empty when it can.
+    """
+    head: uint256 = self.records[taskId].head
+    if head & record.STATUS == record.NOT_EXECUTED:
+        return "AlreadyCharged"
+    if head != 0:
+        return "TaskAlreadyExecuted"
+    reason: String[32] = self._not_fired(job, charge.jobId, charge.triggerId)
+    if len(reason) > 0:
+        return reason
+    if job.jobType & 1 == 1 and job.jobType != 7:
+        return "NoScript"
+    if self.policies[charge.jobId].pinned:
+        cap: uint256 = self.policies[charge.jobId].maxFee
+        if cap != 0 and charge.fee > cap:
+            return "PolicyFee"
+        if charge.fee > self.runAllowance[charge.jobId]:
+            return "RunAllowance"
+    if charge.performerId > record.ID or staticcall KeeperRegistry(keeperRegistry).rewardsOf(charge.performerId) == empty(address):
+        return "UnknownPerformer"
+    if staticcall GasRegistry(gasRegistry).balances(job.owner) < charge.fee:
+        return "InsufficientBalance"
+    return ""
 
 
 @internal

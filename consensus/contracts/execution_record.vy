@@ -10,6 +10,7 @@ PENDING: constant(uint256) = 1
 CERTIFIED: constant(uint256) = 2
 REJECTED: constant(uint256) = 3
 EXPIRED: constant(uint256) = 4
+NOT_EXECUTED: constant(uint256) = 5   # a run without a transaction, charged: only status, performer, block and timestamp are set
 
 SUCCESS: constant(uint256) = 8
 PERFORMER_PAID: constant(uint256) = 1 << 59

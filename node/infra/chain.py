@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+from consensus import codec
 from consensus.codec import Domain
 from consensus.committee import Epoch
 from consensus.messages import Authorisation, Verdict
@@ -62,6 +63,8 @@ class ExecutionStatus(IntEnum):
     CERTIFIED = 2
     REJECTED = 3
     EXPIRED = 4
+    NOT_EXECUTED = 5
+    """A run without a transaction, charged: of its record only performer, block and time are set; its event names the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,29 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCharge:
+    """One script run that asked for no transaction, to be charged to the job's owner in favour of the operator that ran it.
+
+    `fee` in wei, at least 1 and at most `MAX_RUN_FEE`.
+    """
+
+    job_id: int
+    trigger_id: int
+    performer_id: int
+    fee: int
+
+    @property
+    def task_id(self) -> int:
+        return codec.task_id(self.job_id, self.trigger_id)
+
+
+MAX_RUN_FEE = 10**15
+"""Wei that the hub charges for one run at most (Hub.vy)."""
+MAX_CHARGES = 64
+"""Runs in one call of `chargeRuns`."""
+
+
+@dataclass(frozen=True, slots=True)
 class EventPlace:
     """Where on the chain an event stands."""
 
@@ -171,6 +197,27 @@ class TaskExpired:
 
 
 @dataclass(frozen=True, slots=True)
+class RunCharged:
+    """The owner paid `fee` wei for a run without a transaction; the task can never execute."""
+
+    place: EventPlace
+    task_id: int
+    job_id: int
+    performer_id: int
+    fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSkipped:
+    """A charge that took nothing, and why: the hub's reason string. `AlreadyCharged` says that an earlier one did."""
+
+    place: EventPlace
+    task_id: int
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobDeleted:
     place: EventPlace
     job_id: int
@@ -183,7 +230,7 @@ class RegistryChanged:
     place: EventPlace
 
 
-ChainEvent = TaskExecuted | TaskValidated | TaskExpired | JobDeleted | RegistryChanged
+ChainEvent = TaskExecuted | TaskValidated | TaskExpired | RunCharged | RunSkipped | JobDeleted | RegistryChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +285,14 @@ class Wallet(Protocol):
 
     async def prepare_expiry(self, task_id: int) -> Prepared: ...
 
+    async def prepare_run_charges(self, charges: Sequence[RunCharge]) -> Prepared:
+        """`Hub.chargeRuns`, a dispatcher's: at most `MAX_CHARGES`. Every charge ends in a `RunCharged` or a `RunSkipped`.
+
+        The key is that of the charges: the same batch prepared again is the same transaction, and one that reverted has to be
+        divided otherwise. Raises ValueError for a batch or a fee that the hub refuses as a whole.
+        """
+        ...
+
     async def prepare_epoch(self) -> Prepared:
         """`KeeperRegistry.advanceEpoch`: seats changes that wait for the next epoch."""
         ...
@@ -247,7 +302,7 @@ class Wallet(Protocol):
     async def sent(self, key: str) -> bytes | None:
         """Hash of the transaction sent under `key`, in this run or a former one.
 
-        Keys are `execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`, `expire:<task_id>`.
+        Keys are `execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`, `expire:<task_id>`, `charge:<hash of the call>`.
         """
         ...
 

@@ -29,6 +29,7 @@ from node.infra.chain import (
     Mined,
     Prepared,
     Receipt,
+    RunCharge,
     Transaction,
 )
 from node.infra.chain_feed import ChainFeed
@@ -132,8 +133,9 @@ class MemoryChain:
 
     async def execution(self, task_id: int) -> ExecutionRecord | None:
         await self.reach()
-        executed = self.ledger.state.executed.get(task_id)
-        return executed.record if executed else None
+        state = self.ledger.state
+        executed = state.executed.get(task_id)
+        return executed.record if executed else state.charged.get(task_id)
 
     async def transaction(self, tx_hash: bytes) -> Transaction | None:
         await self.reach()
@@ -269,6 +271,10 @@ class MemoryWallet:
         return await self._prepared(
             key, self._ledger.domain.attestation_center, contracts.EXPIRE.encode(task_id), rules.expire(task_id)
         )
+
+    async def prepare_run_charges(self, charges: Sequence[RunCharge]) -> MemoryPrepared:
+        data = contracts.encode_charges(charges)
+        return await self._prepared(contracts.charges_key(data), self._ledger.domain.hub, data, rules.charge_runs(charges))
 
     async def prepare_epoch(self) -> MemoryPrepared:
         epochs = self._ledger.state.epochs

@@ -274,6 +274,13 @@ class Ledger:
 
         self.transact(rule, self.state.jobs[job_id].owner)
 
+    def set_run_allowance(self, job_id: int, wei: int) -> None:
+        def rule(state: State, _: Context) -> list[ChainEvent]:
+            state.run_allowances[job_id] = wei
+            return []
+
+        self.transact(rule, self.state.jobs[job_id].owner)
+
     def fail_target(self, target: bytes, failing: bool = True) -> None:
         """Makes every call of `target` revert, or succeed again."""
 

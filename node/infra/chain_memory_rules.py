@@ -5,7 +5,7 @@ Amounts follow the hub's formula with rough gas figures; everything else is exac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from consensus import bls, committee, ecdsa
@@ -20,6 +20,9 @@ from node.infra.chain import (
     Job,
     JobDeleted,
     RegistryChanged,
+    RunCharge,
+    RunCharged,
+    RunSkipped,
     TaskExecuted,
     TaskExpired,
     TaskValidated,
@@ -41,6 +44,8 @@ HISTORY_BLOCKS = 8191
 """Block hashes that the chain still knows (EIP-2935)."""
 TIMED = frozenset({1, 2, 7})
 """Job types whose trigger id is the second that is due."""
+SCRIPTED = frozenset({2, 4, 6, 7})
+"""Job types with a script."""
 
 
 def _need(condition: bool, reason: str) -> None:
@@ -60,11 +65,11 @@ def execute(call: ExecuteCall) -> Rule:
         _need(len(call.call) <= MAX_CALL_BYTES, "DataTooLarge")
         _need(at.timestamp >= a.not_before, "TooEarly")
         _need(at.timestamp <= a.deadline, "TooLate")
-        _need(task_id not in state.executed, "TaskAlreadyExecuted")
+        _need(task_id not in state.executed and task_id not in state.charged, "TaskAlreadyExecuted")
         job = state.jobs.get(a.job_id)
-        if job is None:
-            raise Reverted("UnknownJob")
-        _check_job(state, at, job, a.trigger_id)
+        reason = _not_fired(state, at, job, a.trigger_id)
+        if job is None or reason:
+            raise Reverted(reason)
         _check_call(at, job, call)
         _check_policy(state, a)
         signer = ecdsa.recover(at.domain.hub_digest(a.struct_hash()), call.signature)
@@ -130,16 +135,76 @@ def validation_share(level: int) -> int:
     return GAS_PRICE * (VALIDATION_GAS + VALIDATION_SEAT_GAS * committee.SIZE_BY_LEVEL[level])
 
 
-def _check_job(state: State, at: Context, job: Job, trigger_id: int) -> None:
-    _need(job.active, "JobInactive")
+def _not_fired(state: State, at: Context, job: Job | None, trigger_id: int) -> str:
+    """Why this cannot be a firing of the job now; empty when it can."""
+    if job is None:
+        return "UnknownJob"
     end = job.created_at + job.time_frame
-    if job.definition in TIMED:
-        _need(job.created_at < trigger_id <= end, "OffSchedule")
-        _need(not job.interval or (trigger_id - job.created_at) % job.interval == 0, "OffSchedule")
-        _need(trigger_id <= at.timestamp, "TooEarly")
-    else:
-        _need(at.timestamp <= end, "JobExpired")
-        _need(job.recurring or job.id not in state.ran, "AlreadyRan")
+    timed = job.definition in TIMED
+    off = not job.created_at < trigger_id <= end or (job.interval and (trigger_id - job.created_at) % job.interval)
+    reasons = {
+        "JobInactive": not job.active,
+        "OffSchedule": timed and off,
+        "TooEarly": timed and trigger_id > at.timestamp,
+        "JobExpired": not timed and at.timestamp > end,
+        "AlreadyRan": not timed and not job.recurring and job.id in state.ran,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def charge_runs(charges: Sequence[RunCharge]) -> Rule:
+    """`Hub.chargeRuns`."""
+
+    def rule(state: State, at: Context) -> list[ChainEvent]:
+        _need(at.sender in state.dispatchers, "NotDispatcher")
+        return [_charge(state, at, charge) for charge in charges]
+
+    return rule
+
+
+def _charge(state: State, at: Context, charge: RunCharge) -> ChainEvent:
+    job = state.jobs.get(charge.job_id)
+    performer = next((r.keeper for r in state.keepers.values() if r.keeper.id == charge.performer_id), None)
+    reason = _not_charged(state, at, job, charge)
+    if job is None or performer is None or reason:
+        return RunSkipped(at.place(), charge.task_id, charge.job_id, reason)
+    state.balances[job.owner] -= charge.fee
+    state.credits[performer.address] = state.credits.get(performer.address, 0) + charge.fee
+    if job.id in state.policies:
+        state.run_allowances[job.id] -= charge.fee
+    state.charged[charge.task_id] = ExecutionRecord(
+        task_id=charge.task_id,
+        job_id=0,  # the hub keeps no more than that it was charged, and to whose favour
+        number=0,
+        performer=performer.address,
+        performer_id=performer.id,
+        block_number=at.number,
+        timestamp=at.timestamp,
+        level=0,
+        status=ExecutionStatus.NOT_EXECUTED,
+        success=False,
+        fee=0,
+        digest=bytes(32),
+        validation_share=0,
+        attester_share=0,
+    )
+    return RunCharged(at.place(), charge.task_id, charge.job_id, charge.performer_id, charge.fee)
+
+
+def _not_charged(state: State, at: Context, job: Job | None, charge: RunCharge) -> str:
+    policy = state.policies.get(charge.job_id)
+    unfired = _not_fired(state, at, job, charge.trigger_id)
+    reasons = {
+        "AlreadyCharged": charge.task_id in state.charged,
+        "TaskAlreadyExecuted": charge.task_id in state.executed,
+        unfired: bool(unfired),
+        "NoScript": job is not None and job.definition not in SCRIPTED,
+        "PolicyFee": policy is not None and 0 < policy.max_fee < charge.fee,
+        "RunAllowance": policy is not None and state.run_allowances.get(charge.job_id, 0) < charge.fee,
+        "UnknownPerformer": all(r.keeper.id != charge.performer_id for r in state.keepers.values()),
+        "InsufficientBalance": job is not None and state.balances.get(job.owner, 0) < charge.fee,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _check_call(at: Context, job: Job, call: ExecuteCall) -> None:
@@ -181,11 +246,8 @@ def submit(certificate: Certificate) -> Rule:
         if epoch is None or epoch.number != certificate.epoch or epoch.number < state.epochs[-1].number - 1:
             raise Reverted("WrongEpoch")
         _need(at.sender in epoch.by_address, "NotActiveOperator")
-        executed = state.executed.get(certificate.task_id)
-        if executed is None:
-            raise Reverted("UnknownExecution")
+        executed = _unsettled(state, certificate.task_id)
         record = executed.record
-        _need(record.status is ExecutionStatus.PENDING, "AlreadyCertified")
         _need(certificate.block_number == record.block_number, "WrongBlock")
         open_rounds = (at.timestamp - record.timestamp) // at.round_seconds
         _need(certificate.round <= min(open_rounds, committee.MAX_ROUNDS - 1), "RoundNotOpen")
@@ -237,15 +299,20 @@ def expire(task_id: int) -> Rule:
     """`AttestationCenter.expire`: three rounds and one more have passed without a certificate."""
 
     def rule(state: State, at: Context) -> list[ChainEvent]:
-        executed = state.executed.get(task_id)
-        if executed is None:
-            raise Reverted("UnknownExecution")
-        _need(executed.record.status is ExecutionStatus.PENDING, "AlreadyCertified")
+        executed = _unsettled(state, task_id)
         _need(at.timestamp >= executed.record.timestamp + (committee.MAX_ROUNDS + 1) * at.round_seconds, "RoundsOpen")
         _settle(state, executed, ExecutionStatus.EXPIRED)
         return [TaskExpired(place=at.place(), task_id=task_id, number=executed.record.number)]
 
     return rule
+
+
+def _unsettled(state: State, task_id: int) -> Executed:
+    executed = state.executed.get(task_id)
+    if executed is None:
+        raise Reverted("AlreadyCertified" if task_id in state.charged else "UnknownExecution")
+    _need(executed.record.status is ExecutionStatus.PENDING, "AlreadyCertified")
+    return executed
 
 
 def _settle(state: State, executed: Executed, status: ExecutionStatus) -> None:

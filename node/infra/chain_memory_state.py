@@ -72,6 +72,8 @@ class State:
     epochs: tuple[Epoch, ...] = ()
     epoch_at: int = 0
     executed: dict[int, Executed] = field(default_factory=dict)
+    charged: dict[int, ExecutionRecord] = field(default_factory=dict)
+    run_allowances: dict[int, int] = field(default_factory=dict)
     ran: frozenset[int] = frozenset()
     failing: frozenset[bytes] = frozenset()
     calls: list[TargetCall] = field(default_factory=list)
@@ -87,6 +89,8 @@ class State:
             credits=dict(self.credits),
             keepers=dict(self.keepers),
             executed=dict(self.executed),
+            charged=dict(self.charged),
+            run_allowances=dict(self.run_allowances),
             calls=list(self.calls),
             views=dict(self.views),
             native=dict(self.native),

@@ -15,7 +15,7 @@ from consensus import bls, merkle
 from consensus.codec import keccak
 from consensus.errors import Failed
 from consensus.messages import Authorisation, Uint256
-from node.infra.chain import Certificate
+from node.infra.chain import MAX_CHARGES, MAX_RUN_FEE, Certificate, RunCharge
 
 AUTHORISATION = "(uint256,uint256,uint256,address,bytes32,address,bytes4,bytes32,uint256,uint256,uint256,uint256,uint256)"
 """The Authorisation struct of Hub.vy, in the order of its EIP-712 type."""
@@ -84,6 +84,12 @@ _ONE = ("uint256",)
 
 EXECUTE = Function("execute", (AUTHORISATION, "bytes", "address", "bytes", "uint256"), ("bool",))
 EXECUTION = Function("execution", _ONE, (_EXECUTION,))
+CHARGE_RUNS = Function("chargeRuns", ("(uint256,uint256,uint256,uint256)[]",), _ONE)
+RUN_EARNINGS = Function("runEarnings", _ONE, _ONE)
+SET_POLICY = Function("setJobPolicy", ("uint256", "bytes32", "uint256", "uint256", "uint256"))
+POLICY = Function("policies", _ONE, ("(bytes32,uint256,uint256,uint256,bool)",))
+SET_RUN_ALLOWANCE = Function("setRunAllowance", ("uint256", "uint256"))
+RUN_ALLOWANCE = Function("runAllowance", _ONE, _ONE)
 SERVICE_FEE = Function("serviceFee", (), _ONE)
 OVERHEAD_GAS = Function("OVERHEAD_GAS", (), _ONE)
 DATA_GAS = Function("DATA_GAS", (), _ONE)
@@ -119,6 +125,12 @@ FUNCTIONS: dict[str, tuple[Function, ...]] = {
     "Hub": (
         EXECUTE,
         EXECUTION,
+        CHARGE_RUNS,
+        RUN_EARNINGS,
+        SET_POLICY,
+        POLICY,
+        SET_RUN_ALLOWANCE,
+        RUN_ALLOWANCE,
         SERVICE_FEE,
         OVERHEAD_GAS,
         DATA_GAS,
@@ -192,6 +204,20 @@ def decode_execute(data: bytes) -> ExecuteCall:
     except ValueError as error:
         raise Failed("MALFORMED_CALL", f"execute: {error}") from None
     return ExecuteCall(authorisation, signature, target, call, resource_fee)
+
+
+def encode_charges(charges: Sequence[RunCharge]) -> bytes:
+    """Calldata of `Hub.chargeRuns`. Raises ValueError for what the hub refuses as a whole."""
+    if not 1 <= len(charges) <= MAX_CHARGES:
+        raise ValueError(f"{len(charges)} charges: from 1 to {MAX_CHARGES} fit one call")
+    if not all(1 <= c.fee <= MAX_RUN_FEE for c in charges):
+        raise ValueError(f"a run costs from 1 to {MAX_RUN_FEE} wei")
+    return CHARGE_RUNS.encode([(c.job_id, c.trigger_id, c.performer_id, c.fee) for c in charges])
+
+
+def charges_key(data: bytes) -> str:
+    """The key under which a wallet sends a call of `chargeRuns`, once."""
+    return f"charge:{keccak(data).hex()[:32]}"
 
 
 def certificate_root(certificate: Certificate) -> bytes:

@@ -17,6 +17,8 @@ from node.infra.chain import (
     EventPlace,
     JobDeleted,
     RegistryChanged,
+    RunCharged,
+    RunSkipped,
     TaskExecuted,
     TaskExpired,
     TaskValidated,
@@ -49,6 +51,8 @@ class Event:
 
 _U, _A, _H, _B = "uint256", "address", "bytes32", "bytes"
 TASK_EXECUTED = Event("TaskExecuted", (_U, _U, _U), (_U, _U, _U, _A, _A, _H, "bool", _U, _H))
+RUN_CHARGED = Event("RunCharged", (_U, _U, _U), (_U,))
+RUN_SKIPPED = Event("RunSkipped", (_U, _U), ("string",))
 DISPATCHER_SET = Event("DispatcherSet", (_A,), ("bool",))
 TASK_VALIDATED = Event("TaskValidated", (_U, _U, _U), (_U, "uint256[]", _H, "bool", _U))
 TASK_EXPIRED = Event("TaskExpired", (_U, _U), ())
@@ -63,7 +67,7 @@ REWARDS_SET = Event("RewardsSet", (_U,), (_A,))
 EPOCH_ADVANCED = Event("EpochAdvanced", (_U,), (_A, _U, _U, _U))
 
 EVENTS: dict[str, tuple[Event, ...]] = {
-    "Hub": (TASK_EXECUTED, DISPATCHER_SET),
+    "Hub": (TASK_EXECUTED, RUN_CHARGED, RUN_SKIPPED, DISPATCHER_SET),
     "AttestationCenter": (TASK_VALIDATED, TASK_EXPIRED),
     "JobRegistry": (JOB_CREATED, JOB_DELETED),
     "KeeperRegistry": (
@@ -124,6 +128,8 @@ class EventDecoder:
     def __init__(self, domain: Domain, job_registry: bytes) -> None:
         builders: list[tuple[bytes, Event, _Build]] = [
             (domain.hub, TASK_EXECUTED, _task_executed),
+            (domain.hub, RUN_CHARGED, lambda place, v: RunCharged(place, *v)),
+            (domain.hub, RUN_SKIPPED, lambda place, v: RunSkipped(place, *v)),
             (domain.hub, DISPATCHER_SET, _registry_changed),
             (domain.attestation_center, TASK_VALIDATED, _task_validated),
             (domain.attestation_center, TASK_EXPIRED, lambda place, v: TaskExpired(place, v[0], v[1])),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from consensus.errors import Failed, Transient
 from consensus.messages import Authorisation
 from node.infra import contracts
-from node.infra.chain import Certificate, ExecutionStatus, Mined, Prepared
+from node.infra.chain import Certificate, ExecutionStatus, Mined, Prepared, RunCharge
 from node.infra.evm import EXECUTE_GAS, EvmChain, floor_gas, intrinsic_gas
 from node.infra.evm_reads import hex_of, int_of
 from node.infra.rpc import RpcError
@@ -23,6 +23,9 @@ CERTIFICATE_SIGNER_GAS = 15_000
 """Limits of a certificate's transaction beside its calldata: measured 215,000 with 5 signers and 235,000 with 13, fresh slots."""
 EXPIRY_GAS = 120_000
 """Limit of an expiry's: measured 54,000, and 17,000 more when the owner's balance was used up."""
+CHARGES_GAS = 40_000
+CHARGE_GAS = 90_000
+"""Limits of a batch of run charges beside its calldata: measured 73,000 for each of different owners, jobs and operators."""
 _EPOCH_MARGIN = 1.2  # over the node's estimate: members may join until it is mined
 _RECEIPT_PAUSES_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _REASON = re.compile(r"[A-Z][A-Za-z0-9]{2,63}")  # our contracts' reasons, as against a node's prose
@@ -73,6 +76,11 @@ class EvmWallet:
         key = f"expire:{task_id}"
         await self._refuse_settled(key, task_id)
         return await self._prepare(key, self._chain.domain.attestation_center, contracts.EXPIRE.encode(task_id), EXPIRY_GAS)
+
+    async def prepare_run_charges(self, charges: Sequence[RunCharge]) -> EvmPrepared:
+        data = contracts.encode_charges(charges)
+        gas = intrinsic_gas(data) + CHARGES_GAS + CHARGE_GAS * len(charges)
+        return await self._prepare(contracts.charges_key(data), self._chain.domain.hub, data, gas)
 
     async def prepare_epoch(self) -> EvmPrepared:
         registry = self._chain.domain.keeper_registry

@@ -24,10 +24,22 @@ from node.infra.rpc import Rpc
 from node.infra.secret import Secret
 from node.infra.settings import ChainSettings, ContractSettings
 from node.infra.sqlite import MEMORY, open_database
-from node.infra.transaction_log import SENT_TABLE, SqliteTransactionLog, TransactionLog
+from node.infra.transaction_log import SENT_MIGRATIONS, SqliteTransactionLog, TransactionLog
 from node.infra.transactions import Outbox
 from tests.chain.emitter import EMITTER_CODE, emit_call
-from tests.chain.worlds import COUNT, DEPOSIT, DISPATCHER, EMITTER, INTERVAL, KEEPERS, OWNER, ROUND_SECONDS, Actor, actors
+from tests.chain.worlds import (
+    COORDINATOR,
+    COUNT,
+    DEPOSIT,
+    DISPATCHER,
+    EMITTER,
+    INTERVAL,
+    KEEPERS,
+    OWNER,
+    ROUND_SECONDS,
+    Actor,
+    actors,
+)
 
 CHAIN_ID = 31337
 STAKE = 10**18
@@ -109,7 +121,7 @@ class AnvilWorld:
 
     async def seat(self) -> None:
         """Funds everybody, registers the keepers and begins the first epoch."""
-        for address in [self._owner, *(keeper.address for keeper in self.keepers)]:
+        for address in [self._owner, COORDINATOR.address, *(keeper.address for keeper in self.keepers)]:
             await self.rpc.call("anvil_setBalance", [hex_of(address), _RICH])
         for keeper in self.keepers:
             await self.register(keeper)
@@ -226,7 +238,7 @@ async def anvil_world(rpc: Rpc, prepared: Prepared) -> AsyncIterator[AnvilWorld]
     world = AnvilWorld(rpc, prepared.deployment, prepared.url)
     await world.open()
     async with AsyncExitStack() as open_:
-        for keeper in world.keepers:  # each account's own, which outlives its wallets as a file would
-            database = await open_.enter_async_context(open_database(MEMORY, [SENT_TABLE], durable=True))
+        for keeper in (COORDINATOR, *world.keepers):  # each account's own, which outlives its wallets as a file would
+            database = await open_.enter_async_context(open_database(MEMORY, SENT_MIGRATIONS, durable=True))
             world.logs[keeper.address] = SqliteTransactionLog(database)
         yield world

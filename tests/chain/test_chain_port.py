@@ -11,20 +11,26 @@ from consensus.codec import keccak
 from consensus.errors import Failed, Transient
 from consensus.messages import Verdict
 from node.infra.chain import (
+    MAX_CHARGES,
     ExecutionStatus,
     Mined,
+    RunCharge,
+    RunCharged,
+    RunSkipped,
     TaskExecuted,
     TaskExpired,
     TaskValidated,
 )
 from tests.chain.deeds import CALL, due_job, execute, executed, refusal, send, submit
 from tests.chain.worlds import (
+    COORDINATOR,
     DEPOSIT,
     DISPATCHER,
     INTERVAL,
     KEEPERS,
     OWNER,
     ROUND_SECONDS,
+    Actor,
     World,
     actors,
     authorise,
@@ -316,3 +322,96 @@ async def test_reads_fail_as_transient_while_the_node_is_away(world: World) -> N
     assert (await send(wallet, prepared)).success
     assert await world.calls() == 1
     assert keccak(CALL) == authorisation.call_hash
+
+
+# --- runs without a transaction ----------------------------------------------------------------------------------------
+
+
+FEE = 10**13
+
+
+async def scripted(world: World) -> tuple[int, int]:
+    """A job with a script, and its first second, which has come."""
+    job_id = await world.create_job(definition=2)
+    await world.pass_seconds(INTERVAL)
+    job = await world.chain.job(job_id)
+    assert job is not None
+    return job_id, job.created_at + INTERVAL
+
+
+async def charge(world: World, *charges: RunCharge, by: Actor = COORDINATOR) -> Mined:
+    wallet = world.wallet(by)
+    return await send(wallet, await wallet.prepare_run_charges(charges))
+
+
+async def test_a_run_is_charged_once_and_its_task_never_executes(world: World) -> None:
+    job_id, second = await scripted(world)
+    asked = RunCharge(job_id, second, 2, FEE)
+    mined = await charge(world, asked)
+    assert mined.success
+    [event] = await world.chain.events(mined.block_number, mined.block_number)
+    assert event == RunCharged(event.place, asked.task_id, job_id, 2, FEE)
+    assert await world.chain.balance(ecdsa.address_of(OWNER)) == DEPOSIT - FEE
+    record = await world.chain.execution(asked.task_id)
+    assert record is not None
+    assert (record.status, record.performer_id, record.performer) == (ExecutionStatus.NOT_EXECUTED, 2, world.keepers[1].address)
+    assert (record.job_id, record.fee, record.number, record.success) == (0, 0, 0, False)
+    assert await refusal(lambda: execute(world, job_id, second)) == "TaskAlreadyExecuted"
+    again = await charge(world, replace(asked, performer_id=3))
+    [event] = await world.chain.events(again.block_number, again.block_number)
+    assert event == RunSkipped(event.place, asked.task_id, job_id, "AlreadyCharged")
+
+
+async def test_a_charge_that_cannot_be_is_skipped_and_says_why(world: World) -> None:
+    job_id, second = await scripted(world)
+    static, due = await due_job(world)
+    assert (await execute(world, job_id, second + INTERVAL)).success
+    deleted, gone = await scripted(world)
+    await world.delete_job(deleted)
+    batch = {
+        RunCharge(static, due, 1, FEE): "NoScript",
+        RunCharge(job_id, second + INTERVAL, 1, FEE): "TaskAlreadyExecuted",
+        RunCharge(job_id, second + 1, 1, FEE): "OffSchedule",
+        RunCharge(job_id, second + 360 * INTERVAL, 1, FEE): "OffSchedule",
+        RunCharge(job_id, second + 300 * INTERVAL, 1, FEE): "TooEarly",
+        RunCharge(deleted, gone, 1, FEE): "JobInactive",
+        RunCharge(1, second, 1, FEE): "UnknownJob",
+        RunCharge(job_id, second, KEEPERS + 1, FEE): "UnknownPerformer",
+        RunCharge(job_id, second, KEEPERS, FEE): "",
+    }
+    balance = await world.chain.balance(ecdsa.address_of(OWNER))
+    mined = await charge(world, *batch)
+    events = await world.chain.events(mined.block_number, mined.block_number)
+    assert [e.task_id for e in events if isinstance(e, RunSkipped | RunCharged)] == [c.task_id for c in batch]
+    assert [e.reason if isinstance(e, RunSkipped) else "" for e in events] == list(batch.values())
+    assert await world.chain.balance(ecdsa.address_of(OWNER)) == balance - FEE
+
+
+async def test_nobody_but_a_dispatcher_charges_runs(world: World) -> None:
+    job_id, second = await scripted(world)
+    assert await refusal(lambda: charge(world, RunCharge(job_id, second, 1, FEE), by=world.keepers[0])) == "NotDispatcher"
+
+
+async def test_a_batch_of_charges_is_sent_once(world: World) -> None:
+    job_id, second = await scripted(world)
+    asked = [RunCharge(job_id, second, 1, FEE)]
+    wallet = world.wallet(COORDINATOR)
+    prepared = await wallet.prepare_run_charges(asked)
+    first = await send(wallet, prepared)
+    restarted = world.wallet(COORDINATOR)
+    assert await restarted.sent(prepared.key) == first.tx_hash
+    assert (await send(restarted, await restarted.prepare_run_charges(asked))).tx_hash == first.tx_hash
+
+
+async def test_a_full_batch_of_charges_has_gas_enough(world: World) -> None:
+    jobs = [await world.create_job(interval=1, definition=4) for _ in range(MAX_CHARGES)]
+    mined = await charge(world, *(RunCharge(job_id, 1, 1 + i % KEEPERS, FEE) for i, job_id in enumerate(jobs)))
+    assert mined.success
+    events = await world.chain.events(mined.block_number, mined.block_number)
+    assert [type(e) for e in events] == [RunCharged] * MAX_CHARGES
+
+
+@pytest.mark.parametrize("fees", [[], [0], [10**15 + 1], [FEE] * 65])
+async def test_a_batch_that_the_hub_refuses_is_not_even_prepared(world: World, fees: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"charges|wei"):
+        await world.wallet(COORDINATOR).prepare_run_charges([RunCharge(1, i, 1, fee) for i, fee in enumerate(fees)])

@@ -52,6 +52,8 @@ def actors(count: int, salt: str = "keeper") -> list[Actor]:
 
 DISPATCHER = keccak(b"dispatcher")
 OWNER = keccak(b"owner of the job")
+COORDINATOR = Actor(DISPATCHER, 1, "")
+"""The dispatcher's account, as a sender of transactions."""
 
 
 class World(Protocol):

@@ -9,15 +9,16 @@ import pytest
 
 from consensus.messages import Uint256
 from tests.contracts.evm import Refused
-from tests.contracts.world import ETHER, MIN_STAKE, NO, ROUND_SECONDS, STRANGER, UNIT, USER, Task, World, account
+from tests.contracts.world import DISPATCHER, ETHER, MIN_STAKE, NO, ROUND_SECONDS, STRANGER, UNIT, USER, Task, World, account
 
+COORDINATOR = DISPATCHER.public_key.to_canonical_address()
 USERS = [b"user%d" % i + bytes(15) for i in range(3)]
 OPERATORS = range(1, 11)
 
 
 def owed(world: World, tasks: list[Task]) -> int:
-    """Wei escrowed or earned: pending fees whole, certified ones as far as nobody claimed them, and the attesters' units."""
-    total = UNIT * sum(world.center.view("attestations", i) for i in OPERATORS)
+    """Wei escrowed or earned: pending fees whole, certified ones as far as unclaimed, the attesters' units, and runs."""
+    total = sum(UNIT * world.center.view("attestations", i) + world.hub.view("runEarnings", i) for i in OPERATORS)
     for task in tasks:
         record = world.hub.view("execution", task.id)
         if record["status"] == 1:
@@ -42,9 +43,10 @@ def test_the_books_hold_after_any_walk(world: World, seed):
     tasks: list[Task] = []
     jobs: dict[bytes, int] = {}
     done: dict[str, int] = {}
+    world.chain.fund(COORDINATOR)
     for user in USERS:
         world.deposit(ETHER, user)
-        jobs[user] = world.create_job(kind=5, owner=user, time_frame=10**6)
+        jobs[user] = world.create_job(kind=6, owner=user, time_frame=10**6)
 
     def deposit() -> None:
         world.deposit(walk.randint(1, ETHER), walk.choice(USERS))
@@ -62,6 +64,14 @@ def test_the_books_hold_after_any_walk(world: World, seed):
         performer = account(walk.choice(OPERATORS))
         fee = walk.choice([0, 10**13, 10**30])
         tasks.append(world.execute(jobs[user], trigger, performer, call, fee, max_fee=cap, level=level))
+
+    def charge() -> None:
+        batch = []
+        for _ in range(walk.randint(1, 5)):
+            known = walk.random() < 0.3 and tasks
+            trigger = walk.choice(tasks).authorisation.trigger_id if known else walk.getrandbits(256)
+            batch.append((jobs[walk.choice(USERS)], trigger, walk.choice([*OPERATORS, 99]), walk.choice([1, 10**13, 10**15])))
+        world.hub.send("chargeRuns", batch, sender=COORDINATOR)
 
     def certify() -> None:
         task = walk.choice(tasks)
@@ -97,8 +107,15 @@ def test_the_books_hold_after_any_walk(world: World, seed):
     world.hub.send("claim", 1, [tasks[0].id], sender=STRANGER)
     check(world, tasks)
     assert world.hub.view("owed", tasks[0].id, 1) == 0
+    world.hub.send("chargeRuns", [(jobs[USERS[0]], 1, 1, 10**13)], sender=COORDINATOR)
+    check(world, tasks)
+    world.hub.send("claim", 1, [], sender=STRANGER)
+    check(world, tasks)
+    assert world.hub.view("runEarnings", 1) == 0
     for _ in range(90):
-        step = walk.choice([deposit, withdraw, execute, execute, execute, certify, certify, certify, expire, claim, wait, stake])
+        step = walk.choice(
+            [*(deposit, withdraw, execute, execute, execute, charge, certify, certify, certify, expire, claim, wait, stake)]
+        )
         try:
             step()
         except (Refused, IndexError):

@@ -13,7 +13,7 @@ import pytest
 
 from consensus import merkle
 from consensus.codec import keccak
-from tests.contracts.world import STRANGER, YES, World, account
+from tests.contracts.world import DISPATCHER, STRANGER, YES, World, account
 
 DOCS = Path(__file__).parents[2] / "docs" / "gas.md"
 TOLERANCE = 0.01  # calldata holds random points, whose zero bytes are cheaper
@@ -69,6 +69,11 @@ def measured(world: World) -> dict[str, int]:
     for count in (1, 10):
         rows[f"Hub.claim, {count} executions"] = world.hub.send("claim", 1, tasks[:count], sender=account(2)).gas
         tasks = tasks[count:]
+    coordinator = world.chain.fund(DISPATCHER.public_key.to_canonical_address())
+    scripted = world.create_job(kind=2, time_frame=36_000)
+    charges = [(scripted, world.due(scripted, i), 1 + i % 10, 10**13) for i in range(1, 66)]
+    rows["Hub.chargeRuns, 1 run, first"] = world.hub.send("chargeRuns", charges[:1], sender=coordinator).gas
+    rows["Hub.chargeRuns, 64 runs"] = world.hub.send("chargeRuns", charges[1:], sender=coordinator).gas
     return rows
 
 
