@@ -30,7 +30,8 @@ S = TaskState
 # back, each to a state that nothing else leads to from there, so that no writer who is behind takes one by mistake:
 # a further attempt on another keeper (`dispatched`); an execution that a reorganisation took back (`executed` to
 # `executing`); and a task that failed with its log, when the log is on the chain again (`failed` to `created`). What the
-# chain says overrules a `failed` that was only the coordinator's opinion; the coordinator has none of what has executed.
+# chain says overrules a `failed` that was only the coordinator's opinion; the coordinator has none of what has executed. It
+# overrules a `not_executed` too: a committee on one attempt's run says nothing of another attempt, whose keeper may execute.
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     S.CREATED: frozenset(
         {S.DISPATCHED, S.ACKNOWLEDGED, S.EXECUTING, S.EXECUTED, S.ATTESTED, S.CERTIFIED, S.REJECTED, S.FAILED, S.EXPIRED}
@@ -46,9 +47,9 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     S.ATTESTED: frozenset({S.CERTIFIED, S.REJECTED, S.NOT_ATTESTED, S.EXECUTING}),
     S.CERTIFIED: frozenset({S.COMPLETED, S.FAILED}),
     S.COMPLETED: frozenset(),
-    S.FAILED: frozenset({S.CREATED, S.EXECUTED, S.CERTIFIED, S.REJECTED}),
+    S.FAILED: frozenset({S.CREATED, S.EXECUTED, S.CERTIFIED, S.REJECTED, S.NOT_EXECUTED}),
     S.REJECTED: frozenset(),
-    S.NOT_EXECUTED: frozenset(),
+    S.NOT_EXECUTED: frozenset({S.EXECUTED, S.CERTIFIED, S.REJECTED}),
     S.NOT_ATTESTED: frozenset({S.CERTIFIED, S.REJECTED}),
     S.EXPIRED: frozenset({S.EXECUTED}),
 }
@@ -89,6 +90,7 @@ REASONS: dict[str, Reason] = {
         Reason("TRANSACTION_REFUSED", "the chain's node refused the keeper's transaction", transient=True),
         Reason("NONCE_TAKEN", "another transaction of the keeper's account took this one's place", transient=True),
         Reason("NONCE_CONTENDED", "somebody else sends transactions from the keeper's account", transient=True),
+        Reason("GAS_TOO_DEAR", "the chain asks for more than the keeper pays for gas", transient=True),
         Reason("DATABASE_BUSY", "the keeper's disk did not take the record in time", transient=True),
         Reason("DATABASE_IO", "the keeper's disk failed", transient=True),
         Reason("DISK_FULL", "the keeper's disk is full", transient=True),
@@ -107,6 +109,7 @@ REASONS: dict[str, Reason] = {
         Reason("MALFORMED_CALL", "a transaction's input is no call of the hub"),
         Reason("INSUFFICIENT_FUNDS", "the keeper's account cannot pay for the transaction", transient=True),
         Reason("INSUFFICIENT_BALANCE", "the job owner's deposit does not cover the fee"),
+        Reason("FEE_ABOVE_CAP", "an execution may cost more today than the job's owner allows"),
         Reason("JOB_INACTIVE", "the job was deleted or paused, or has expired"),
         Reason("NOT_DUE", "the trigger had not fired at the time the task names"),
         Reason("WRONG_CALL", "the call is not the one the job means"),
@@ -154,6 +157,7 @@ PERFORMER_FAULTS = frozenset(
         "TRANSACTION_REFUSED",
         "NONCE_TAKEN",
         "NONCE_CONTENDED",
+        "GAS_TOO_DEAR",
         "DATABASE_BUSY",
         "DATABASE_IO",
         "DISK_FULL",

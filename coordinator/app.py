@@ -25,6 +25,7 @@ from coordinator.attempts import Attempts, DispatchPolicy
 from coordinator.checkpoints import FencedCheckpoints
 from coordinator.dispatcher import Dispatcher
 from coordinator.endings import Endings
+from coordinator.fees import Fees
 from coordinator.firing import FiringDesk
 from coordinator.guard import Guard
 from coordinator.health import KeeperWatch, UserWatch
@@ -102,6 +103,7 @@ class Parts:
     policy: DispatchPolicy = field(default_factory=DispatchPolicy)
     keeper_policy: scoring.Policy = field(default_factory=scoring.Policy)
     lookahead: float = 5.0
+    script_lead: float = 5.0
     poll_interval: float = 5.0
     lease: float = 4.0
     offline_after: float = OFFLINE_AFTER_S
@@ -128,11 +130,13 @@ class Coordinator:
         self.teller = Teller(p.streams, p.clock, self.users.task_ended)
         self.keepers = Keepers(p.store, p.network, p.registry, self.signals, p.clock, offline_after=p.offline_after)
         self.line = Line(self.keepers, self.signals, p.clock, p.keeper_policy)
+        fees = Fees(p.store, chains, p.clock, p.compute)
         attempts = Attempts(
             p.store,
             p.network,
             chains,
             self.line,
+            fees,
             p.dispatcher_key,
             self.signals,
             self.teller,
@@ -166,7 +170,7 @@ class Coordinator:
             reread=self.ownership.reread,
             changed=changed,
         )
-        self.time = TimeScheduler(p.clock, self.desk, lookahead=p.lookahead)
+        self.time = TimeScheduler(p.clock, self.desk, lookahead=p.lookahead, script_lead=p.script_lead)
         checkpoints = FencedCheckpoints(p.store, self.ownership.watched)
         self.event = EventScheduler(chains, p.clock, self._fire_events, checkpoints, self._cancel_event)
         self.condition = ConditionScheduler(p.sources, p.clock, self.desk, p.store.add_gap, interval=p.poll_interval)
@@ -199,7 +203,7 @@ class Coordinator:
         )
 
         # users -> jobs -> store and schedulers
-        self.jobs = Jobs(p.store, chains, p.clock, p.compute, changed=changed, check_url=p.check_url)
+        self.jobs = Jobs(p.store, fees, p.clock, p.compute, changed=changed, check_url=p.check_url)
         self.ready = False
 
     async def _fire_events(self, firings: Sequence[Firing], /) -> Sequence[Fired]:
@@ -354,6 +358,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                     ack_timeout_s=settings.dispatch.ack_timeout_s,
                 ),
                 lookahead=settings.scheduler.lookahead_s,
+                script_lead=settings.scheduler.script_lead_s,
                 lease=settings.shards.lease_s,
                 offline_after=settings.alerts.keeper_offline_s,
             )

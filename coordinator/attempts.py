@@ -19,6 +19,8 @@ from consensus.codec import keccak
 from consensus.lifecycle import PERFORMER_FAULTS, REASONS, UNEXECUTED, TaskState
 from consensus.messages import Authorisation, JobSpec, Uint256, spec_digest
 from consensus.messages import Task as TaskMessage
+from coordinator.definitions.posted import DYNAMIC
+from coordinator.fees import Fees
 from coordinator.line import Line
 from coordinator.news import Teller
 from coordinator.scoring import Need, Standing
@@ -34,8 +36,6 @@ from p2p.topics import TASKS
 log = structlog.get_logger(__name__)
 
 S = TaskState
-DYNAMIC = frozenset({2, 4, 6, 7})
-"""Job types whose call a script decides: they need a sandbox."""
 _TIMED = frozenset({1, 2, 7})  # the hub asks of these that their second was in the job's life, of the others that the block is
 _CONFIRM_POLL_S = 1.0
 _ALONE_LOOK_S = 10.0
@@ -94,6 +94,7 @@ class Attempts:
         network: Network,
         chains: Mapping[int, Chain],
         line: Line,
+        fees: Fees,
         key: Secret[bytes],
         signals: Signals,
         teller: Teller,
@@ -109,6 +110,7 @@ class Attempts:
         self._network = network
         self._chains = chains
         self._line = line
+        self._fees = fees
         self._key = key
         self._signals = signals
         self._teller = teller
@@ -162,8 +164,6 @@ class Attempts:
         chain = self._chains.get(task.chain_id)
         if job is None or not job.active:
             await self._fail(task, "JOB_INACTIVE")
-        elif job.definition in DYNAMIC:
-            await self._fail(task, "UNSUPPORTED_JOB", "jobs with scripts cannot be executed yet")
         elif chain is None:
             await self._fail(task, "UNSUPPORTED_JOB", f"chain {task.chain_id} is not configured here")
         elif len(attempts) > len(self._policy.retries) or _hopeless(attempts):
@@ -188,19 +188,16 @@ class Attempts:
             await self._fail(task, "JOB_INACTIVE")
             return
         called = await self._store.called(task.id) or job.called  # what fired, though its owner has changed the job since
-        level = JobSpec.decode(called.spec).level
-        max_fee = await chain.quote(level, called.gas_limit)
-        balance = await chain.balance(job.owner)
-        if balance < max_fee:
-            await self._fail(task, "INSUFFICIENT_BALANCE", f"{balance} wei deposited, up to {max_fee} are needed")
+        spec = JobSpec.decode(called.spec)
+        max_fee = await self._affordable(task, job, spec, called.gas_limit, chain)
+        if max_fee is None:
             return
         opens = max(task.scheduled_at, self._now_s(), *(a.deadline + 1 for a in attempts))
         if job.definition not in _TIMED and opens > job.expires_at:
             await self._fail(task, "JOB_INACTIVE", "the job expired before a keeper could execute it")
             return
-        authorisation = self._authorisation(task, job, called, level, len(attempts) + 1, keeper, max_fee, opens)
-        signature = ecdsa.sign(self._key.reveal(), chain.domain.hub_digest(authorisation.struct_hash()))
-        message = TaskMessage(task.chain_id, authorisation, signature, called.spec, task.trace_id, task.observation).encode()
+        authorisation = self._authorisation(task, job, called, spec, len(attempts) + 1, keeper, max_fee, opens)
+        message = await self._message(task, authorisation, called.spec, chain, scripted=job.definition in DYNAMIC)
         attempt = Attempt(
             task_id=task.id,
             number=authorisation.attempt,
@@ -208,7 +205,7 @@ class Attempts:
             peer_id=keeper.peer_id,
             not_before=authorisation.not_before,
             deadline=authorisation.deadline,
-            message=message,
+            message=message.encode(),
             created_ms=self._now_ms(),
         )
         step = TaskChange(
@@ -218,9 +215,42 @@ class Attempts:
         if after is not None:
             self._teller.tell("retry" if attempts else "dispatched", after)
 
+    async def _affordable(self, task: Task, job: Job, spec: JobSpec, gas: int, chain: Chain) -> int | None:
+        """Wei that this attempt may cost at most; None when the task has failed since its owner cannot, or will not, pay it."""
+        quote = await self._fees.bound(
+            task.chain_id, level=spec.level, gas=gas, priority=spec.priority, script_url=job.target.script_url
+        )
+        if job.max_fee and quote.total > job.max_fee:
+            await self._fail(task, "FEE_ABOVE_CAP", f"up to {quote.total} wei today, the job's max_fee is {job.max_fee}")
+            return None
+        balance = await chain.balance(job.owner)
+        if balance < quote.total:
+            await self._fail(task, "INSUFFICIENT_BALANCE", f"{balance} wei deposited, up to {quote.total} are needed")
+            return None
+        return quote.total
+
+    async def _message(
+        self, task: Task, authorisation: Authorisation, spec: bytes, chain: Chain, *, scripted: bool
+    ) -> TaskMessage:
+        """The attempt's task, signed. A script's inputs are fixed here, once: every keeper that runs it is given the same."""
+        pinned, storage, inputs = 0, "", b""
+        if scripted:
+            pinned = max(1, (await chain.head()).number - chain.confirmations)
+            storage = await self._store.storage(task.job_id)
+            inputs = self._sign(chain, TaskMessage.inputs_hash(authorisation, pinned, storage))
+        signature = self._sign(chain, authorisation.struct_hash())
+        parts = (task.chain_id, authorisation, signature, spec, task.trace_id, task.observation)
+        return TaskMessage(*parts, pinned, storage, inputs)
+
+    def _sign(self, chain: Chain, struct_hash: bytes) -> bytes:
+        return ecdsa.sign(self._key.reveal(), chain.domain.hub_digest(struct_hash))
+
     def _authorisation(
-        self, task: Task, job: Job, called: Called, level: int, number: int, keeper: Standing, max_fee: int, opens: int
+        self, task: Task, job: Job, called: Called, spec: JobSpec, number: int, keeper: Standing, max_fee: int, opens: int
     ) -> Authorisation:
+        """Of a call that a script decides, only what it may not choose is authorised: the function, and the target if any."""
+        scripted = job.definition in DYNAMIC
+        selector = keccak(spec.function.encode())[:4] if spec.function else bytes(4)
         deadline = opens + math.ceil(self._policy.window)
         return Authorisation(
             job_id=Uint256(job.id),
@@ -229,10 +259,10 @@ class Attempts:
             performer=keeper.address,
             spec=spec_digest(called.spec),
             target=job.target.contract,
-            selector=called.call[:4],
-            call_hash=keccak(called.call),
+            selector=selector if scripted else called.call[:4],
+            call_hash=bytes(32) if scripted else keccak(called.call),
             gas_limit=called.gas_limit,
-            level=level,
+            level=spec.level,
             max_fee=Uint256(max_fee),
             not_before=opens,
             deadline=deadline if job.definition in _TIMED else min(deadline, job.expires_at),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -27,11 +27,10 @@ from coordinator.definitions.posted import (
     one_owner,
     same_job,
     spec_of,
-    static_call,
 )
+from coordinator.fees import SCRIPTED_GAS, Fees
 from coordinator.store.port import Store
 from coordinator.store.records import Job, JobStatus, MissedPolicy, Target, User
-from node.arguments import resolve_function
 from node.infra.chain import Chain
 from node.infra.chain import Job as ChainJob
 from node.infra.clock import Clock
@@ -47,11 +46,6 @@ MAX_LINKED = 32
 
 _LOOK_UP_S = 20.0  # for all hosts that a job names: many slow ones must not hold a request
 _REGISTRY_POLL_S = (0.1, 0.2, 0.4, 0.8, 1.5)  # our RPC may be a block behind the client's, which has its receipt
-_GAS_MARGIN = 1.3  # a call's gas changes with its contract's storage between posting and each execution
-_LEAST_GAS = 50_000  # a first write to fresh storage, whatever the estimate said of a warm one
-_MOST_GAS = 10_000_000  # a third of a block of Ethereum; the hub must get it forwarded in full
-UNTRIED_GAS = 500_000
-"""Inner gas of a call that cannot be tried now: its arguments are not known yet, or it reverts until its time has come."""
 
 Changed = Callable[[int], Awaitable[None]]
 """Told of every job that is new or has changed, after the store knows (`coordinator.ownership`)."""
@@ -76,12 +70,12 @@ class Taken:
 
 
 class Jobs:
-    """Creates, changes, ends and prices jobs. After each change, `changed` is called with the job's id."""
+    """Creates, changes and ends jobs. After each change, `changed` is called with the job's id."""
 
     def __init__(
         self,
         store: Store,
-        chains: Mapping[int, Chain],
+        fees: Fees,
         clock: Clock,
         compute: Compute,
         *,
@@ -89,19 +83,11 @@ class Jobs:
         check_url: CheckUrl,
     ) -> None:
         self._store = store
-        self._chains = chains
+        self.fees = fees
         self._clock = clock
         self._compute = compute
         self._changed = changed
         self._check_url = check_url
-
-    def chain(self, chain_id: int, field: str) -> Chain:
-        """The chain with this id. Raises `Invalid` for `field`."""
-        chain = self._chains.get(chain_id)
-        if chain is None:
-            known = ", ".join(map(str, sorted(self._chains)))
-            raise Invalid(field, f"chain {chain_id} is not served here", f"one of {known}", code="UNKNOWN_CHAIN")
-        return chain
 
     # creating
 
@@ -120,7 +106,7 @@ class Jobs:
         jobs = as_posted(posted, calls, {job.id: job for job in known}, key_owner)
         user = await self._store.user(jobs[0].owner)
         assert user is not None  # add_jobs makes the owner's row
-        return Taken(tuple(jobs), user, await self.chain(posted[0].chain_id, "target_chain_id").balance(jobs[0].owner))
+        return Taken(tuple(jobs), user, await self.fees.chain(posted[0].chain_id, "target_chain_id").balance(jobs[0].owner))
 
     async def _take_on(self, posted: Sequence[Posted], calls: Sequence[Call], key_owner: str, trace_id: str) -> list[Job]:
         made = linked(
@@ -130,7 +116,7 @@ class Jobs:
         for job in stored:
             await self._changed(job.id)
         for place, job in enumerate(stored):
-            again = await self.chain(job.target.chain_id, "target_chain_id").job(job.id)
+            again = await self.fees.chain(job.target.chain_id, "target_chain_id").job(job.id)
             if again is not None and not again.active:  # deleted before the monitor could know whose event that was
                 stored[place] = await self.delete(job)
         return stored
@@ -139,20 +125,20 @@ class Jobs:
         """With the chain's own confirmations for an event that names none."""
         if not isinstance(posted.trigger, OnEvent) or posted.confirmed:
             return posted
-        chain = self.chain(posted.trigger.chain_id, "trigger_chain_id")
+        chain = self.fees.chain(posted.trigger.chain_id, "trigger_chain_id")
         return replace(posted, trigger=structs.replace(posted.trigger, confirmations=chain.confirmations))
 
     async def _reachable(self, posted: Posted) -> None:
         """What the job names can be reached from here. Raises `Invalid`."""
-        if posted.script_url.startswith("https:"):
+        if posted.script_url.startswith(("http:", "https:")):
             await self._allowed("dynamic_arguments_script_url", [posted.script_url], away=True)
         match posted.trigger:
             case OnEvent() as event:
-                self.chain(event.chain_id, "trigger_chain_id")
+                self.fees.chain(event.chain_id, "trigger_chain_id")
             case OnCondition() as condition:
                 found = sources_of(condition)
                 for chain_id in found.chains:
-                    self.chain(chain_id, "value_source_url")
+                    self.fees.chain(chain_id, "value_source_url")
                 await self._allowed("value_source_url", found.urls)
 
     async def _allowed(self, field: str, urls: Iterable[str], *, away: bool = False) -> None:
@@ -172,7 +158,7 @@ class Jobs:
 
     async def _make(self, posted: Posted, call: Call, key_owner: str, trace_id: str) -> Job:
         """The job, agreed with the chain."""
-        chain = self.chain(posted.chain_id, "target_chain_id")
+        chain = self.fees.chain(posted.chain_id, "target_chain_id")
         registered = await self._registered(posted, chain)
         await self._reachable(posted)
         now = int(self._clock.now())
@@ -188,7 +174,7 @@ class Jobs:
             title=posted.title,
             definition=posted.definition,
             trigger=posted.trigger,
-            target=await self._target(posted, call, chain),
+            target=await self._target(posted, call),
             spec=spec_of(posted, call, registered.created_at, registered.time_frame),
             created_at=registered.created_at,
             time_frame=registered.time_frame,
@@ -203,6 +189,10 @@ class Jobs:
             is_imua=posted.is_imua,
             created_chain_id=posted.created_chain_id,
             cost_prediction=posted.cost_prediction,
+            max_fee=posted.max_fee,
+            is_safe=posted.is_safe,
+            safe_name=posted.safe_name,
+            safe_address=posted.safe_address,
             trace_id=trace_id,
             missed=posted.missed,
             starts_at=registered.created_at,
@@ -223,7 +213,7 @@ class Jobs:
         agrees(posted, registered)
         return registered
 
-    async def _target(self, posted: Posted, call: Call, chain: Chain) -> Target:
+    async def _target(self, posted: Posted, call: Call) -> Target:
         return Target(
             chain_id=posted.chain_id,
             contract=posted.contract,
@@ -235,8 +225,14 @@ class Jobs:
             script_url=posted.script_url,
             language=posted.language,
             call=call.data,
-            gas_limit=await gas_limit(chain, posted.contract, call.data) if call.data else UNTRIED_GAS,
+            gas_limit=await self._gas_limit(posted, call),
         )
+
+    async def _gas_limit(self, posted: Posted, call: Call) -> int:
+        """What its owner says, or of a call that can be tried what that takes."""
+        if posted.gas_limit:
+            return posted.gas_limit
+        return await self.fees.gas_limit(posted.chain_id, posted.contract, call.data) if call.data else SCRIPTED_GAS
 
     # changing
 
@@ -246,7 +242,7 @@ class Jobs:
             raise ended(job)
         same_job(job, posted)
         call = await self._compute(call_of, posted)
-        chain = self.chain(posted.chain_id, "target_chain_id")
+        self.fees.chain(posted.chain_id, "target_chain_id")
         await self._reachable(posted)
         now = int(self._clock.now())
         next_due = job.next_due
@@ -256,7 +252,7 @@ class Jobs:
             job,
             title=posted.title,
             trigger=posted.trigger,
-            target=await self._target(posted, call, chain),
+            target=await self._target(posted, call),
             spec=spec_of(posted, call, job.created_at, job.time_frame),
             next_due=next_due,
             updated_at=now,
@@ -267,6 +263,7 @@ class Jobs:
             custom=posted.custom,
             is_imua=posted.is_imua,
             cost_prediction=posted.cost_prediction,
+            max_fee=posted.max_fee,
         )
         stored = await self._store.update_job(changed)
         if stored is None:
@@ -304,18 +301,6 @@ class Jobs:
         await self._changed(job.id)  # not before: a job that the store could not end must fire on
         return deleted
 
-    async def fee(self, chain_id: int, contract: bytes | None, function: str, abi: str, arguments: str) -> int:
-        """Upper bound of one execution's cost in wei; for a call that cannot be tried yet, of a middling one."""
-        chain = self.chain(chain_id, "target_chain_id")
-        gas = UNTRIED_GAS
-        if contract is not None and function:
-            if arguments:
-                call = await self._compute(static_call, function, arguments, abi)
-                gas = await gas_limit(chain, contract, call.data)
-            else:
-                await self._compute(resolve_function, function, abi)
-        return await chain.quote(0, gas)
-
 
 async def _of_element(place: int, posted: Sequence[Posted], work: Awaitable[T]) -> T:
     """What `work` returns; an error of one job among several says which."""
@@ -323,18 +308,3 @@ async def _of_element(place: int, posted: Sequence[Posted], work: Awaitable[T]) 
         return await work
     except Invalid as error:
         raise Invalid(at(place, posted, error.field), error.problem, error.remedy, code=error.code) from None
-
-
-async def gas_limit(chain: Chain, contract: bytes, call: bytes) -> int:
-    """Gas that the hub must forward for this call, with a margin. Raises `Invalid` when it needs too much."""
-    try:
-        estimate = await chain.estimate_call(contract, call)
-    except Failed as error:
-        log.info("call_reverts_now", target="0x" + contract.hex(), code=error.code, detail=error.detail)
-        return UNTRIED_GAS
-    wanted = max(_LEAST_GAS, int(estimate * _GAS_MARGIN))
-    if wanted > _MOST_GAS:
-        raise Invalid(
-            "target_function", f"the call needs {estimate} gas, at most {int(_MOST_GAS / _GAS_MARGIN)}", "do less in a call"
-        )
-    return wanted

@@ -38,6 +38,9 @@ class SchedulerSettings(Settings):
     lookahead_s: float = Field(
         default=5.0, ge=0, le=300, description="Seconds before its due second that a time task is sent out."
     )
+    script_lead_s: float = Field(
+        default=5.0, ge=0, le=300, description="Seconds more for one with a script, which runs before its second."
+    )
 
 
 class ConditionSettings(Settings):

@@ -9,9 +9,11 @@ from typing import Any
 from eth_utils.address import to_checksum_address
 
 from consensus import conditions, schedules
+from consensus.fees import Quote
 from consensus.messages import JobSpec
 from consensus.triggers import Cron, EdgeSeen, Interval, LogSeen, Moments, Observation, OnCondition, OnEvent
 from coordinator import points
+from coordinator.definitions.posted import DYNAMIC
 from coordinator.definitions.shown import target_fields, trigger_fields
 from coordinator.jobs import Taken
 from coordinator.store.records import ACTIVE, Gap, Job, JobStatus, Task, User, shard_of
@@ -56,6 +58,13 @@ def created(taken: Taken) -> dict[str, Any]:
     }
 
 
+def fee(quote: Quote, gas: int) -> dict[str, Any]:
+    """The answer to `GET /api/fees`: the bound under the names that clients know, and what it is made of."""
+    total = dict.fromkeys(("total_fee", "total_fee_wei", "current_total_fee", "current_total_fee_wei"), str(quote.total))
+    parts = {"execution_fee": str(quote.execution), "base_fee": str(quote.base), "script_fee": str(quote.script)}
+    return {**total, **parts, "gas_limit": gas}
+
+
 def job_data(job: Job, user_id: int, task_ids: Sequence[int]) -> dict[str, Any]:
     """FIELD's job_data."""
     return {
@@ -76,6 +85,7 @@ def job_data(job: Job, user_id: int, task_ids: Sequence[int]) -> dict[str, Any]:
         "starts_at": rfc3339(job.starts_at),
         "job_cost_prediction": job.cost_prediction,
         "job_cost_actual": str(job.cost_actual),
+        "max_fee": str(job.max_fee),
         "task_ids": [str(t) for t in task_ids],
         "created_at": rfc3339(job.created_at),
         "updated_at": rfc3339(job.updated_at),
@@ -169,7 +179,7 @@ def task_data(task: Task, spec: bytes, explorer: str | None) -> dict[str, Any]:
         "task_status": task.state.value,
         "task_error": f"{task.reason}: {task.detail}" if task.reason and task.detail else task.reason,
         "attempt": task.attempt,
-        "converted_arguments": task.arguments or JobSpec.decode(spec).arguments,
+        "converted_arguments": task.arguments or ("" if task.definition in DYNAMIC else JobSpec.decode(spec).arguments),
         "trace_id": task.trace_id,
         "stages": dict(task.stages),
     }

@@ -10,7 +10,6 @@ from consensus.errors import Invalid
 from coordinator.api import answers
 from coordinator.api.access import Access, Answer, RefusedError, Sources
 from coordinator.api.requests import posted_jobs, updated_job
-from coordinator.definitions.posted import DYNAMIC
 from coordinator.definitions.shown import posted_fields
 from coordinator.definitions.values import address
 from coordinator.store.records import Job
@@ -30,21 +29,22 @@ def routes(sources: Sources, access: Access) -> Blueprint:
     async def fees() -> Answer:
         await access.admit()
         asked = request.args
-        kind = asked.get("task_definition_id", "1")
-        if kind not in tuple("1234567"):
-            raise Invalid("task_definition_id", "is not 1 to 7", "send the job's type")
         chain_id = asked.get("target_chain_id", "")
         if not chain_id.isascii() or not chain_id.isdecimal() or len(chain_id) > 19:
             raise Invalid("target_chain_id", "is no chain id", "send a decimal number")
         contract = asked.get("target_contract_address", "")
-        fee = await sources.jobs.fee(
+        quote, gas = await sources.jobs.fees.quote(
             int(chain_id),
-            address(contract, "target_contract_address") if contract else None,
-            asked.get("target_function", ""),
-            asked.get("abi", ""),
-            "" if int(kind) in DYNAMIC else asked.get("args", ""),
+            _digit("task_definition_id", "1", "1234567"),
+            contract=address(contract, "target_contract_address") if contract else None,
+            function=asked.get("target_function", ""),
+            abi=asked.get("abi", ""),
+            arguments=asked.get("args", ""),
+            script_url=asked.get("ipfs_url", ""),
+            level=_digit("security", "0", "01234"),
+            priority=_digit("priority", "3", "123"),
         )
-        return dict.fromkeys(("total_fee", "total_fee_wei", "current_total_fee", "current_total_fee_wei"), str(fee))
+        return answers.fee(quote, gas)
 
     @area.post("/api/jobs")
     @keyed
@@ -115,6 +115,14 @@ def _reading(area: Blueprint, sources: Sources, access: Access) -> None:
     @keyed
     async def job_by_id(job_id: str) -> Answer:
         return await shown(sources, await access.own_job(job_id, reading=True))
+
+
+def _digit(name: str, otherwise: str, allowed: str) -> int:
+    """A small number in the query. Raises `Invalid`."""
+    given = request.args.get(name) or otherwise
+    if given not in tuple(allowed):
+        raise Invalid(name, f"is not {allowed[0]} to {allowed[-1]}", "send the job's, or leave it out")
+    return int(given)
 
 
 def _compute_for(sources: Sources, size: int) -> Compute:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from eth_utils.address import to_checksum_address
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from consensus.errors import Invalid
+from consensus.errors import Failed, Invalid
 from consensus.events import MAX_CONFIRMATIONS
 from consensus.triggers import Cron, Interval, Moments, Trigger
 from coordinator.api.fields import (
@@ -27,21 +28,16 @@ from coordinator.api.fields import (
 from coordinator.definitions import conditions, events, schedules
 from coordinator.definitions.posted import CUSTOM_SCRIPT, DYNAMIC, NO_CONTRACT, Posted, at
 from coordinator.definitions.values import address
+from coordinator.fees import LEAST_GAS, MOST_GAS
 from coordinator.jobs import MAX_LINKED
 from coordinator.store.records import MissedPolicy
 from node.arguments import dump_json
-
-LANGUAGES = ("go", "py", "js", "ts")
+from node.sandbox.port import Language
+from node.scripts.source import language_of, parse_source
 
 _TITLE = 256
 _ABI = 128 * 1024  # the largest contracts' ABIs
 _ARGUMENTS = 60 * 1024  # what a JobSpec has room for
-_SCRIPT = re.compile(
-    r"(ipfs://|https://[a-z0-9.-]{1,253}(:\d{1,5})?/ipfs/)"
-    r"(Qm[1-9A-HJ-NP-Za-km-z]{44}|b[a-z2-7]{50,110}|z[1-9A-HJ-NP-Za-km-z]{40,100}|f[0-9a-f]{50,160})/?\Z",
-    re.ASCII,
-)
-"""A CID of version 0, or of version 1 in base 32, 58 or 16."""
 
 
 class PostedJob(BaseModel):
@@ -95,17 +91,14 @@ class PostedJob(BaseModel):
     custom: bool = True
     is_imua: bool = False
     is_safe: bool = False
+    safe_address: OptionalText = ""
+    safe_name: OptionalText = ""
     job_cost_prediction: Prediction = None
+    gas_limit: Whole | None = None
+    max_fee: Whole | None = None
 
     def posted(self) -> Posted:
         """The job, if its fields agree with each other. Raises `Invalid`."""
-        if self.is_safe:
-            raise Invalid(
-                "is_safe",
-                "Safe jobs come with a later version",
-                "send is_safe false and a target of your own",
-                code="UNSUPPORTED_JOB",
-            )
         if self.created_chain_id != self.target_chain_id:
             raise Invalid("target_chain_id", "differs from created_chain_id", "create the job on the chain it executes on")
         dynamic = self.task_definition_id in DYNAMIC
@@ -139,7 +132,27 @@ class PostedJob(BaseModel):
             script_url=self.dynamic_arguments_script_url if dynamic else "",
             language=self.language if dynamic else "",
             confirmed=self.confirmations is not None,
+            gas_limit=self._gas_limit(),
+            max_fee=self._max_fee(),
+            is_safe=self.is_safe,
+            safe_name=self.safe_name if self.is_safe else "",
+            safe_address=self._safe(),
         )
+
+    def _safe(self) -> str:
+        return to_checksum_address(address(self.safe_address, "safe_address")) if self.is_safe else ""
+
+    def _gas_limit(self) -> int:
+        if not self.gas_limit:
+            return 0
+        if not LEAST_GAS <= self.gas_limit <= MOST_GAS:
+            raise Invalid("gas_limit", f"is not {LEAST_GAS} to {MOST_GAS}", "send the gas of the call alone, or leave it out")
+        return self.gas_limit
+
+    def _max_fee(self) -> int:
+        if not 0 <= (self.max_fee or 0) < 2**128:
+            raise Invalid("max_fee", "is no amount of wei", "send the most that one execution may cost, or leave it out")
+        return self.max_fee or 0
 
     def _contract(self) -> bytes:
         if self.task_definition_id == CUSTOM_SCRIPT and self.target_contract_address in ("", "0x" + "0" * 40):
@@ -152,11 +165,15 @@ class PostedJob(BaseModel):
             raise Invalid(
                 "dynamic_arguments_script_url", f"type {kind} takes no script", "leave it out, or post type 2, 4, 6 or 7"
             )
-        if dynamic and not _SCRIPT.match(url):
-            shown = f"is missing, type {kind} takes a script" if not url else "names no content of IPFS"
-            raise Invalid("dynamic_arguments_script_url", shown, "send ipfs://CID or https://<gateway>/ipfs/CID")
-        if dynamic and self.language not in (("", *LANGUAGES) if kind != CUSTOM_SCRIPT else LANGUAGES):
-            raise Invalid("language", f"{self.language[:20]!r} is not known", f"send one of {', '.join(LANGUAGES)}")
+        if dynamic and not url:
+            problem = f"is missing, type {kind} takes a script"
+            raise Invalid("dynamic_arguments_script_url", problem, "send ipfs://CID or https://<gateway>/ipfs/CID")
+        if dynamic:
+            source = parse_source(url)
+            try:
+                language_of(source, self.language)
+            except Failed as error:
+                raise Invalid("language", error.detail, f"send one of {', '.join(Language)}") from None
         if self.arg_type not in (0, 2 if dynamic else 1):
             raise Invalid("arg_type", f"is {self.arg_type}", f"send {2 if dynamic else 1} for type {kind}")
 

@@ -24,7 +24,7 @@ def routes(sources: Sources, access: Access) -> Blueprint:
         if known is None:
             raise RefusedError(404, "USER_NOT_FOUND", "no job of this user was posted with this API key")
         chains = {job.target.chain_id for job in jobs}
-        balance = sum([await sources.jobs.chain(c, "chain").balance(owner) for c in sorted(chains)])
+        balance = sum([await sources.jobs.fees.chain(c, "chain").balance(owner) for c in sorted(chains)])
         return answers.user_data(known, [job.id for job in jobs], balance)
 
     @area.put("/api/users/email")

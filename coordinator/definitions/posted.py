@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from consensus import schedules
+from consensus import runs, schedules
 from consensus.errors import Invalid
 from consensus.messages import MAX_SPEC_BYTES, JobSpec, Uint256
 from consensus.triggers import Cron, Interval, Moments, OnCondition, OnEvent, Trigger
 from coordinator.store.records import Job, JobStatus, MissedPolicy
-from node.arguments import canonical_arguments, encode_call, resolve_function
+from node.arguments import canonical_arguments, dump_json, encode_call, parse_json, resolve_function
 from node.infra.chain import Job as ChainJob
 
-CUSTOM_SCRIPT = 7
-DYNAMIC = frozenset({2, 4, 6, CUSTOM_SCRIPT})
+CUSTOM_SCRIPT = runs.CUSTOM
+DYNAMIC = runs.SCRIPTED
 """Types whose calls a script decides, wholly or in their arguments."""
 NO_CONTRACT = bytes(20)
 
@@ -25,7 +25,8 @@ class Posted:
 
     `contract` is zero for a custom script that names no target. `script_url` and `language` are empty for static jobs.
     `recurring` is true for every scheduled job: its schedule says how often. `confirmed` says that an event's confirmations
-    are the user's, not left to its chain.
+    are the user's, not left to its chain. `gas_limit` of the call and `max_fee` (wei) of one execution are 0 where the user says
+    nothing; `safe_address` is in checksum case.
     """
 
     id: int
@@ -52,13 +53,19 @@ class Posted:
     script_url: str = ""
     language: str = ""
     confirmed: bool = True
+    gas_limit: int = 0
+    max_fee: int = 0
+    is_safe: bool = False
+    safe_name: str = ""
+    safe_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call as understood: canonical signature, canonical arguments as JSON text, and the calldata.
 
-    Empty where a script decides: the calldata and the arguments of a dynamic job, everything of a custom script's.
+    Empty where a script decides: the calldata of a dynamic job, everything of a custom script's. A dynamic job's arguments are
+    empty too, or those that its script cannot choose, with null for each that it can.
     """
 
     signature: str
@@ -71,8 +78,32 @@ def call_of(posted: Posted) -> Call:
     if posted.definition == CUSTOM_SCRIPT:
         return Call("", "", b"")
     if posted.definition in DYNAMIC:
-        return Call(resolve_function(posted.function, posted.abi), "", b"")
-    return static_call(posted.function, posted.arguments, posted.abi)
+        signature = resolve_function(posted.function, posted.abi)
+        return Call(signature, _fixed(posted, signature) if posted.is_safe else "", b"")
+    call = static_call(posted.function, posted.arguments, posted.abi)
+    if posted.is_safe and parse_json(call.arguments, "arguments")[:1] != [posted.safe_address]:
+        raise Invalid("arguments[0]", "is not the job's safe_address", f"send {posted.safe_address} first")
+    return call
+
+
+def _fixed(posted: Posted, signature: str) -> str:
+    """A Safe job's script chooses everything but the Safe."""
+    types = top_level(signature)
+    if types[:1] != ["address"]:
+        raise Invalid("target_function", "takes no Safe's address first", "name a function of the Safe module: execJobFromHub")
+    return dump_json([posted.safe_address, *[None] * (len(types) - 1)])
+
+
+def top_level(signature: str) -> list[str]:
+    """The parameter types of a canonical signature: `f(uint8,(bool,bytes)[])` has two."""
+    found, depth = [""], 0
+    for letter in signature[signature.index("(") + 1 : -1]:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found if found != [""] else []
 
 
 def static_call(function: str, arguments: str, abi: str) -> Call:
@@ -198,8 +229,10 @@ def as_posted(posted: Sequence[Posted], calls: Sequence[Call], known: Mapping[in
             raise Invalid(field, "this job was posted with another API key", "post each job once", code="JOB_EXISTS")
         if job.status is JobStatus.DELETED:  # taken, it would never run
             raise Invalid(field, "this job was deleted", "create a new one", code="JOB_INACTIVE")
-        beside = (each.title, each.time_frame, each.priority, each.missed, each.timezone)  # what the spec does not hold
-        same = beside == (job.title, job.time_frame, job.priority, job.missed, job.timezone) and link == job.link_job_id
+        beside = (each.title, each.time_frame, each.priority, each.missed, each.timezone, each.max_fee)  # not in the spec
+        same = beside == (job.title, job.time_frame, job.priority, job.missed, job.timezone, job.max_fee)
+        same = same and (each.is_safe, each.safe_name, each.safe_address) == (job.is_safe, job.safe_name, job.safe_address)
+        same = same and link == job.link_job_id and each.gas_limit in (0, job.target.gas_limit)
         if not same or job.spec != spec_of(each, call, job.created_at, job.time_frame):
             raise Invalid(field, "this job was posted before, and differently", "create a new job", code="JOB_EXISTS")
         found.append(job)
@@ -223,6 +256,8 @@ def same_job(job: Job, posted: Posted) -> None:
         ("target_contract_address", posted.contract, job.target.contract),
         ("dynamic_arguments_script_url", posted.script_url, job.target.script_url),
         ("language", posted.language, job.target.language),
+        ("is_safe", posted.is_safe, job.is_safe),
+        ("safe_address", posted.safe_address, job.safe_address),
         ("recurring", posted.recurring, job.recurring),
     ):
         if said != is_so:

@@ -9,7 +9,7 @@ from eth_utils.address import to_checksum_address
 
 from consensus.triggers import Cron, Interval, Moments, OnCondition, OnEvent, Trigger
 from coordinator.definitions import conditions, events, schedules
-from coordinator.definitions.posted import NO_CONTRACT
+from coordinator.definitions.posted import DYNAMIC, NO_CONTRACT
 from coordinator.store.records import Job
 from node.arguments import parse_json
 
@@ -57,6 +57,11 @@ def posted_fields(job: Job) -> dict[str, Any]:
         "custom": job.custom,
         "is_imua": job.is_imua,
         "job_cost_prediction": job.cost_prediction,
+        "max_fee": str(job.max_fee),
+        "is_safe": job.is_safe,
+        "safe_name": job.safe_name,
+        "safe_address": job.safe_address,
+        **({"gas_limit": job.target.gas_limit} if job.definition in DYNAMIC else {}),  # a static call is tried again
         **trigger_fields(job.trigger),
         **target_fields(job),
     }

@@ -14,6 +14,7 @@ import trio
 
 from consensus import codec, schedules
 from consensus.errors import Transient
+from consensus.runs import SCRIPTED
 from consensus.triggers import Cron, Interval, Moments
 from coordinator.scheduler.lateness import Lateness
 from coordinator.scheduler.port import Fire
@@ -97,15 +98,17 @@ class _Turn:
 class TimeScheduler:
     """A heap of jobs by the moment they need attention (`coordinator.scheduler.port.Scheduler`).
 
-    A job's moment is `lookahead` before its due second, and up to a second more, by its id. What was missed waits in a queue of
-    its own, from which each batch takes a part: catching up holds nobody else up, and is not held up itself. `fired` counts new
-    tasks, `skipped` due seconds given up by policy; `lateness` is of everything that was not missed.
+    A job's moment is `lookahead` before its due second, `script_lead` more for a script's, and up to a second more, by its id.
+    What was missed waits in a queue of its own, from which each batch takes a part: catching up holds nobody else up, and is not
+    held up itself. `fired` counts new tasks,
+    `skipped` due seconds given up by policy; `lateness` is of everything that was not missed.
     """
 
-    def __init__(self, clock: Clock, fire: Fire, *, lookahead: float) -> None:
+    def __init__(self, clock: Clock, fire: Fire, *, lookahead: float, script_lead: float = 0) -> None:
         self._clock = clock
         self._fire = fire
         self._lookahead = lookahead
+        self._script_lead = script_lead
         self._watched: dict[int, Planned] = {}
         self._heap: list[_Entry] = []
         self._missed: deque[_Entry] = deque()
@@ -151,14 +154,14 @@ class TimeScheduler:
             else:
                 await trio.sleep_forever()
 
-    def _ahead(self, job_id: int) -> float:
-        spread = min(_SPREAD_S, self._lookahead)
-        return self._lookahead + spread * (job_id // SHARDS % _SPREAD_STEPS) / _SPREAD_STEPS
+    def _ahead(self, planned: Planned) -> float:
+        spread = min(_SPREAD_S, self._lookahead) * (planned.job_id // SHARDS % _SPREAD_STEPS) / _SPREAD_STEPS
+        return self._lookahead + spread + (self._script_lead if planned.definition in SCRIPTED else 0)
 
     def _watch(self, planned: Planned, since: float) -> None:
         """The entry that the job had is stale from here on: an entry counts while its job is the very one that is watched."""
         self._watched[planned.job_id] = planned
-        moment = planned.next_due - self._ahead(planned.job_id) if planned.next_due is not None else since
+        moment = planned.next_due - self._ahead(planned) if planned.next_due is not None else since
         entry = (moment, next(self._numbers), planned, since)
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:
@@ -214,7 +217,7 @@ class TimeScheduler:
     def _turn(self, entry: _Entry, now: float, limit: int, *, on_time: bool) -> _Turn:
         """The job's schedule moves with each firing, so that a crash between two batches repeats nothing."""
         planned = entry[2]
-        taken = step(planned, now, self._ahead(planned.job_id) + _GRAIN_S, limit)
+        taken = step(planned, now, self._ahead(planned) + _GRAIN_S, limit)
         following = [*taken.due[1:], taken.next_due] if taken.due else []
         firings = [
             Firing(planned.job_id, self._task(planned, second), next_due=after, spent=after is None, revision=planned.revision)
@@ -259,7 +262,7 @@ class TimeScheduler:
 
     def _settle(self, turn: _Turn, answers: Sequence[Fired], now: float) -> None:
         _, _, planned, since = turn.entry
-        ahead = self._ahead(planned.job_id)
+        ahead = self._ahead(planned)
         for second, answer in zip(turn.step.due, answers, strict=False):
             if answer is Fired.NEW:
                 self.fired += 1

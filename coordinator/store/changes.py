@@ -278,8 +278,19 @@ def resumed(job: Job, next_due: int | None, at: int) -> Job | None:
     return job
 
 
-_OWNERS = ("title", "trigger", "target", "spec", "priority", "security", "recurring", "timezone", "missed")
-_OWNERS += ("cost_prediction", "max_fee")
+_OWNERS = (
+    "title",
+    "trigger",
+    "target",
+    "spec",
+    "priority",
+    "security",
+    "recurring",
+    "timezone",
+    "missed",
+    "cost_prediction",
+    "max_fee",
+)
 
 
 def updated(stored: Job, wanted: Job) -> Job | None:

@@ -327,12 +327,12 @@ class MemoryStore:
     async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
         return await _now([c for c in self._charges.values() if c.chain_id == chain_id and c.shard in shards][:limit])
 
-    async def usage(self, script_url: str) -> Usage | None:
-        return await _now(self._usage.get(script_url))
+    async def usage(self, script: str) -> Usage | None:
+        return await _now(self._usage.get(script))
 
-    async def add_usage(self, script_url: str, latest: Usage) -> None:
+    async def add_usage(self, script: str, latest: Usage) -> None:
         await trio.lowlevel.checkpoint()
-        self._usage[script_url] = rules.smoothed(self._usage.get(script_url), latest)
+        self._usage[script] = rules.smoothed(self._usage.get(script), latest)
 
     async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
         return await _now([safe for (of, _), safe in self._safes.items() if of == owner])

@@ -239,11 +239,11 @@ class Store(Protocol):
         that brings the task's `cost` takes it away."""
         ...
 
-    async def usage(self, script_url: str) -> Usage | None:
-        """What runs of this script have used, smoothed; None before the first."""
+    async def usage(self, script: str) -> Usage | None:
+        """What runs of the script with this CID have used, smoothed; None before the first."""
         ...
 
-    async def add_usage(self, script_url: str, latest: Usage) -> None: ...
+    async def add_usage(self, script: str, latest: Usage) -> None: ...
 
     async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
         """Address, name and time (UTC seconds) of the Safes that an owner's jobs have named, oldest first."""

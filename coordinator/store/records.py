@@ -361,8 +361,8 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class RunPackage:
-    """The wire bytes of an `Execution` with a run, as its performer signed it. `contradicted` when the performer has signed another
-    one of the same attempt."""
+    """The wire bytes of an `Execution` with a run, as its performer signed it. `contradicted` when the performer has signed
+    another one of the same attempt."""
 
     task_id: int
     attempt: int

@@ -432,7 +432,7 @@ MIGRATIONS = (
         at INTEGER NOT NULL
     );
     CREATE TABLE script_usage (
-        script_url TEXT PRIMARY KEY,
+        script TEXT PRIMARY KEY,
         cpu_ms INTEGER NOT NULL,
         wall_ms INTEGER NOT NULL,
         peak_kib INTEGER NOT NULL,

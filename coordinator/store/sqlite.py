@@ -269,16 +269,15 @@ class SqliteStore:
 
     async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
         query = (
-            f"{rows.CHARGES.select} WHERE chain_id = ? AND shard IN ({', '.join('?' * len(shards))})"  # noqa: S608
-            " ORDER BY charge_no LIMIT ?"
+            f"{rows.CHARGES.select} WHERE chain_id = ? AND shard IN ({', '.join('?' * len(shards))}) ORDER BY charge_no LIMIT ?"
         )
         return await self._db.read(lambda db: steps.every(db, query, [chain_id, *shards, limit], rows.charge_of))
 
-    async def usage(self, script_url: str) -> Usage | None:
-        return await self._db.read(lambda db: steps.usage(db, script_url))
+    async def usage(self, script: str) -> Usage | None:
+        return await self._db.read(lambda db: steps.usage(db, script))
 
-    async def add_usage(self, script_url: str, latest: Usage) -> None:
-        await self._db.write(lambda db: steps.add_usage(db, script_url, latest))
+    async def add_usage(self, script: str, latest: Usage) -> None:
+        await self._db.write(lambda db: steps.add_usage(db, script, latest))
 
     async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
         query = "SELECT safe_address, safe_name, created_at FROM safe_addresses WHERE user_address = ? ORDER BY created_at, 1"

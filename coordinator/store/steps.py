@@ -418,12 +418,12 @@ def add_package(db: sqlite3.Connection, package: RunPackage) -> None:
     db.execute(f"DELETE FROM run_packages WHERE rowid IN ({surplus})", [rules.MAX_PACKAGES])  # noqa: S608 - our own words
 
 
-def usage(db: sqlite3.Connection, script_url: str) -> Usage | None:
-    query = "SELECT cpu_ms, wall_ms, peak_kib, transferred FROM script_usage WHERE script_url = ?"
-    return one(db, query, [script_url], lambda row: Usage(*row))
+def usage(db: sqlite3.Connection, script: str) -> Usage | None:
+    query = "SELECT cpu_ms, wall_ms, peak_kib, transferred FROM script_usage WHERE script = ?"
+    return one(db, query, [script], lambda row: Usage(*row))
 
 
-def add_usage(db: sqlite3.Connection, script_url: str, latest: Usage) -> None:
-    after = rules.smoothed(usage(db, script_url), latest)
-    values = (script_url, after.cpu_ms, after.wall_ms, after.peak_kib, after.transferred)
+def add_usage(db: sqlite3.Connection, script: str, latest: Usage) -> None:
+    after = rules.smoothed(usage(db, script), latest)
+    values = (script, after.cpu_ms, after.wall_ms, after.peak_kib, after.transferred)
     db.execute("INSERT OR REPLACE INTO script_usage VALUES (?, ?, ?, ?, ?)", values)

@@ -15,6 +15,7 @@ from consensus.codec import keccak
 from coordinator.api.access import Sources
 from coordinator.api.keys import new_key
 from coordinator.api.server import api_app
+from coordinator.fees import Fees
 from coordinator.jobs import Jobs
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import ApiKey, Job
@@ -165,7 +166,7 @@ class Api:
             "is_safe": False,
             "safe_name": "",
             "safe_address": "",
-            "language": "",
+            "language": "py" if dynamic else "",
             **fields,
             **({"dynamic_arguments_script_url": SCRIPT} if dynamic else {"arguments": [str(BIG)]}),
             **changes,
@@ -205,7 +206,7 @@ async def api() -> AsyncIterator[Api]:
         changed.append(job_id)
 
     async with open_fetcher(FetchSettings(allow=("127.0.0.1:8080",)), resolver=resolver) as fetcher:
-        jobs = Jobs(store, {31337: chain}, clock, Threads(), changed=tell, check_url=fetcher.check)
+        jobs = Jobs(store, Fees(store, {31337: chain}, clock, Threads()), clock, Threads(), changed=tell, check_url=fetcher.check)
         headers = {"X-API-KEY": text, "Authorization": f"Bearer {text}"}
         async with (
             open_server(api_app(sources(store, jobs, clock)), "127.0.0.1", 0, body_limit=1_048_576) as url,

@@ -258,7 +258,7 @@ async def test_an_updated_condition_keeps_its_edge_and_what_was_not_named(api: A
         ({"arguments": ["x"]}, 422, "arguments[0]", "INVALID_FIELD"),
         ({"target_function": "pong"}, 422, "target_function", "INVALID_FIELD"),
         ({"priority": 9}, 422, "priority", "INVALID_FIELD"),
-        ({"is_safe": True}, 422, "is_safe", "UNSUPPORTED_JOB"),
+        ({"is_safe": True, "safe_address": "0x" + "ab" * 20}, 422, "is_safe", "CONTRADICTS_CHAIN"),
         ({}, 400, "body", "INVALID_BODY"),
         ({"unheard_of": 1}, 400, "body", "INVALID_BODY"),
         ([], 400, "body", "INVALID_BODY"),

@@ -12,9 +12,10 @@ from consensus.schedules import MAX_MOMENTS
 from consensus.triggers import Interval
 from coordinator.api import answers, tasks
 from coordinator.api import jobs as api_jobs
-from coordinator.api.requests import LANGUAGES, posted_jobs
+from coordinator.api.requests import posted_jobs
 from coordinator.api.server import api_app
 from coordinator.definitions.conditions import OPERATORS, SOURCE_TYPES
+from coordinator.fees import LEAST_GAS, MOST_GAS, SCRIPTED_GAS, Fees
 from coordinator.jobs import MAX_LINKED, Jobs
 from coordinator.scheduler.time import MISSED_AFTER_S
 from coordinator.store.memory import MemoryStore
@@ -22,6 +23,7 @@ from coordinator.store.records import MissedPolicy
 from node.infra import fetch
 from node.infra.clock import SystemClock
 from node.infra.compute import inline
+from node.sandbox.port import Language
 from tests.coordinator.conftest import sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +42,7 @@ def test_the_table_of_routes_is_the_apps() -> None:
 
     async def nothing(*_: object) -> None: ...
 
-    jobs = Jobs(store, {}, clock, inline, changed=nothing, check_url=nothing)
+    jobs = Jobs(store, Fees(store, {}, clock, inline), clock, inline, changed=nothing, check_url=nothing)
     app = api_app(sources(store, jobs, clock))
     served = {
         (method, rule.rule): app.view_functions[rule.endpoint]
@@ -54,7 +56,11 @@ def test_the_table_of_routes_is_the_apps() -> None:
 
 def test_every_code_that_the_api_can_answer_is_in_the_table_of_errors() -> None:
     folders = (ROOT / "coordinator" / "api", ROOT / "coordinator" / "definitions")
-    files = [ROOT / "coordinator" / "jobs.py", *(path for folder in folders for path in folder.glob("*.py"))]
+    files = [
+        ROOT / "coordinator" / "jobs.py",
+        ROOT / "coordinator" / "fees.py",
+        *(path for folder in folders for path in folder.glob("*.py")),
+    ]
     text = "\n".join(path.read_text() for path in files)
     raised = (
         set(re.findall(r'RefusedError\(\s*\d+, "([A-Z_]+)"', text))
@@ -76,7 +82,7 @@ def test_the_words_that_a_job_may_hold_are_the_codes() -> None:
     assert re.findall(r"`(\w+)`", kinds) == list(OPERATORS)
     assert sorted(cells[0] for cells in rows("Types 5 and 6: conditions")) == sorted(SOURCE_TYPES)
     assert all(f"`{policy.value}`" in TEXT for policy in MissedPolicy)
-    assert ", ".join(f"`{language}`" for language in LANGUAGES) in TEXT
+    assert ", ".join(f"`{language}`" for language in Language) in TEXT
 
 
 def test_numbers_in_the_text_are_the_codes() -> None:
@@ -90,4 +96,6 @@ def test_numbers_in_the_text_are_the_codes() -> None:
     assert f"{MISSED_AFTER_S:.0f} s late" in TEXT.replace("\n", " ")
     sizes = ", ".join(str(committee.SIZE_BY_LEVEL[level]) for level in (1, 2, 3, 4))
     assert f"committees of {sizes}; 0, the\ndefault, means {committee.SIZE_BY_LEVEL[0]}" in TEXT
+    assert f"`gas_limit` (of the call alone, {LEAST_GAS} to {MOST_GAS}" in TEXT
+    assert f"decides gets {SCRIPTED_GAS})" in TEXT
     assert answers.rfc3339(0) == "1970-01-01T00:00:00Z"

@@ -19,6 +19,7 @@ from coordinator.api.requests import PostedJob, posted_jobs, updated_job
 from coordinator.definitions.conditions import FIELDS, OPERATORS
 from coordinator.definitions.events import declaration
 from coordinator.definitions.posted import Call, spec_of
+from coordinator.fees import Fees
 from coordinator.jobs import Jobs
 from coordinator.store.memory import MemoryStore
 from node.infra.chain_memory import Ledger, MemoryChain
@@ -44,7 +45,12 @@ from tests.coordinator.conftest import ABI, CONDITION, EVENT, KEY_OWNER, SCRIPT,
         ({"missed_run_policy": "sometimes"}, "missed_run_policy", "INVALID_FIELD"),
         ({"priority": 0}, "priority", "INVALID_FIELD"),
         ({"priority": 4}, "priority", "INVALID_FIELD"),
-        ({"is_safe": True}, "is_safe", "UNSUPPORTED_JOB"),
+        ({"is_safe": True}, "safe_address", "INVALID_FIELD"),
+        ({"is_safe": True, "safe_address": "0x" + "ab" * 20}, "arguments[0]", "INVALID_FIELD"),
+        ({"gas_limit": 20_000}, "gas_limit", "INVALID_FIELD"),
+        ({"gas_limit": 10**9}, "gas_limit", "INVALID_FIELD"),
+        ({"max_fee": -1}, "max_fee", "INVALID_FIELD"),
+        ({"max_fee": 0.5}, "max_fee", "INVALID_FIELD"),
         ({"time_interval": 0}, "time_interval", "INVALID_FIELD"),
         ({"time_interval": None}, "time_interval", "INVALID_FIELD"),
         ({"time_interval": 1.5}, "time_interval", "INVALID_FIELD"),
@@ -277,7 +283,14 @@ async def test_a_condition_of_many_slow_hosts_holds_no_request_for_long(autojump
 
     clock, store = TrioClock(), MemoryStore()
     ledger = Ledger(clock, round_seconds=12)
-    jobs = Jobs(store, {31337: MemoryChain(clock, ledger=ledger)}, clock, inline, changed=no_news, check_url=slow)
+    jobs = Jobs(
+        store,
+        Fees(store, {31337: MemoryChain(clock, ledger=ledger)}, clock, inline),
+        clock,
+        inline,
+        changed=no_news,
+        check_url=slow,
+    )
     leaf = {"condition_type": "greater_than", "upper_limit": 1}
     leaves = [{**leaf, "source": {"type": "api", "url": f"https://h{n}.example.org/"}} for n in range(16)]
     job = Api(store, ledger, MemoryChain(clock, ledger=ledger), clock, [], None, {}, None).posted(  # type: ignore[arg-type]

@@ -7,20 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from eth_utils.address import to_checksum_address
 from trio.testing import MockClock
 
 from consensus.errors import Invalid
 from consensus.events import EventFilter
 from consensus.messages import JobSpec
 from consensus.triggers import Cron, Interval, Moments, OnEvent
-from coordinator.definitions.posted import Posted
+from coordinator.definitions.posted import Posted, top_level
+from coordinator.fees import SCRIPTED_GAS, Fees
 from coordinator.jobs import Jobs
 from coordinator.store.memory import MemoryStore
 from coordinator.store.records import MissedPolicy
 from node.infra.chain_memory import Ledger, MemoryChain
 from node.infra.clock import TrioClock
 from node.infra.compute import inline
-from tests.coordinator.conftest import ABI, CONDITION, EVENT, EVENTS, KEY_OWNER, OWNER, PING, SCRIPT, TARGET, Api
+from tests.coordinator.conftest import ABI, CONDITION, EVENT, KEY_OWNER, OWNER, PING, SCRIPT, TARGET, Api
 
 PINGED = "Pinged(address indexed sender,uint256 value)"
 ACCOUNT = "0x" + "ab" * 20
@@ -108,7 +110,14 @@ async def test_times_that_have_passed_are_taken_only_where_what_was_missed_runs(
 
     async def nothing(*_: object) -> None: ...
 
-    jobs = Jobs(store, {31337: MemoryChain(clock, ledger=ledger)}, clock, inline, changed=nothing, check_url=nothing)
+    jobs = Jobs(
+        store,
+        Fees(store, {31337: MemoryChain(clock, ledger=ledger)}, clock, inline),
+        clock,
+        inline,
+        changed=nothing,
+        check_url=nothing,
+    )
     job_id = ledger.create_job(OWNER, target=TARGET, interval=0, time_frame=1000)
     due = int(clock.now()) + 20
     posted = Posted(
@@ -272,7 +281,8 @@ async def test_a_custom_script_needs_no_target(api: Api) -> None:
     [
         ({"dynamic_arguments_script_url": ""}, "dynamic_arguments_script_url"),
         ({"dynamic_arguments_script_url": "https://example.org/script.py"}, "dynamic_arguments_script_url"),
-        ({"dynamic_arguments_script_url": "http://gateway.example.org/ipfs/" + SCRIPT[7:]}, "dynamic_arguments_script_url"),
+        ({"dynamic_arguments_script_url": "ftp://gateway.example.org/ipfs/" + SCRIPT[7:]}, "dynamic_arguments_script_url"),
+        ({"dynamic_arguments_script_url": "http://inside.example.org/ipfs/" + SCRIPT[7:]}, "dynamic_arguments_script_url"),
         ({"dynamic_arguments_script_url": SCRIPT + "/../x"}, "dynamic_arguments_script_url"),
         ({"dynamic_arguments_script_url": "ipfs://Qm0"}, "dynamic_arguments_script_url"),
         ({"language": "cobol"}, "language"),
@@ -296,10 +306,85 @@ async def test_the_fee_of_a_dynamic_job_needs_no_arguments(api: Api) -> None:
     assert int(custom.json()["current_total_fee"]) > 0
 
 
-async def test_safe_jobs_are_refused_for_now(api: Api) -> None:
-    answer = await api.post(api.job(is_safe=True, safe_address=ACCOUNT, arguments=[ACCOUNT, ACCOUNT, "0", "0x", 0, ACCOUNT]))
-    assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (422, "UNSUPPORTED_JOB", "is_safe")
+SAFE = to_checksum_address("0x" + "ab" * 20)
+EXEC_FROM_HUB = json.dumps(
+    [
+        {
+            "type": "function",
+            "name": "execJobFromHub",
+            "inputs": [
+                {"name": name, "type": kind}
+                for name, kind in [
+                    ("safeAddress", "address"),
+                    ("actionTarget", "address"),
+                    ("actionValue", "uint256"),
+                    ("actionData", "bytes"),
+                    ("operation", "uint8"),
+                    ("jobOwner", "address"),
+                ]
+            ],
+        }
+    ]
+)
+IN_SAFE = {"is_safe": True, "safe_address": SAFE.lower(), "safe_name": "mine", "target_function": "execJobFromHub"}
+TO_SAFE: list[Any] = [SAFE.lower(), ACCOUNT, "0", "0x", 1, ACCOUNT]
 
 
-def test_the_abi_of_these_tests_holds_functions_and_events() -> None:
-    assert json.loads(ABI) == [PING, *EVENTS]
+async def test_a_static_safe_job_is_taken_with_the_number_among_its_arguments(api: Api) -> None:
+    job = await api.taken(api.job(**IN_SAFE, abi=EXEC_FROM_HUB, arguments=TO_SAFE))
+    assert (job.is_safe, job.safe_address, job.safe_name) == (True, SAFE, "mine")
+    assert json.loads(spec_of(job).arguments)[0] == SAFE
+    assert json.loads(spec_of(job).arguments)[4] == 1
+    [(address, name, _)] = await api.store.safe_addresses(OWNER)
+    assert (address, name) == (SAFE, "mine")
+    again = await api.get(f"/api/jobs/id/{job.id}")
+    assert (again.json()["job_data"]["is_safe"], again.json()["job_data"]["safe_address"]) == (True, SAFE)
+
+
+async def test_a_script_of_a_safe_job_cannot_choose_the_safe(api: Api) -> None:
+    fields = {"schedule_type": "interval", "time_interval": 10}
+    job = await api.taken(api.posted(2, fields, interval=10, abi=EXEC_FROM_HUB, **IN_SAFE))
+    assert json.loads(spec_of(job).arguments) == [SAFE, None, None, None, None, None]
+    assert job.target.call == b""
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"safe_address": ""}, "safe_address"),
+        ({"safe_address": "0x12"}, "safe_address"),
+        ({"arguments": [ACCOUNT[:-1] + "c", *TO_SAFE[1:]]}, "arguments[0]"),
+    ],
+)
+async def test_a_safe_job_that_names_no_safe_or_another_is_refused(api: Api, changes: dict[str, Any], field: str) -> None:
+    answer = await api.post({**api.job(**IN_SAFE, abi=EXEC_FROM_HUB, arguments=TO_SAFE), **changes})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+
+
+async def test_a_script_cannot_be_given_a_safe_where_its_function_takes_none(api: Api) -> None:
+    fields = {"schedule_type": "interval", "time_interval": 10}
+    answer = await api.post(api.posted(2, fields, interval=10, **{**IN_SAFE, "target_function": "ping"}))
+    assert (answer.status_code, answer.json()["field"]) == (422, "target_function")
+
+
+def test_parameters_are_counted_at_the_top_level_only() -> None:
+    assert top_level("f()") == []
+    assert top_level("f(address)") == ["address"]
+    assert top_level("f((bool,bytes)[],uint8[2],(address,(int8,int8)))") == [
+        "(bool,bytes)[]",
+        "uint8[2]",
+        "(address,(int8,int8))",
+    ]
+
+
+async def test_gas_and_fee_of_an_owner_are_kept_and_shown(api: Api) -> None:
+    fields = {"schedule_type": "interval", "time_interval": 10}
+    job = await api.taken(api.posted(2, fields, interval=10, gas_limit=2_000_000, max_fee="30000000000000000"))
+    assert (job.target.gas_limit, job.max_fee) == (2_000_000, 3 * 10**16)
+    renamed = await api.put(f"/api/jobs/update/{job.id}", {"job_title": "another"})
+    assert renamed.json()["job_data"]["max_fee"] == "30000000000000000"
+    stored = await api.store.job(job.id)
+    assert stored is not None
+    assert (stored.target.gas_limit, stored.max_fee, stored.title) == (2_000_000, 3 * 10**16, "another")
+    other = await api.taken(api.posted(2, fields, interval=10))
+    assert (other.target.gas_limit, other.max_fee) == (SCRIPTED_GAS, 0)

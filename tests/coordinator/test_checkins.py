@@ -23,6 +23,7 @@ from consensus.errors import Invalid
 from consensus.messages import CheckIn
 from coordinator.api import health
 from coordinator.api.server import api_app
+from coordinator.fees import Fees
 from coordinator.jobs import Jobs
 from coordinator.keepers import Keepers
 from coordinator.signals import Signals
@@ -75,7 +76,7 @@ async def desk() -> AsyncIterator[Desk]:
     async def any_url(*_: str) -> None:
         return
 
-    jobs = Jobs(store, {}, clock, inline, changed=nobody, check_url=any_url)
+    jobs = Jobs(store, Fees(store, {}, clock, inline), clock, inline, changed=nobody, check_url=any_url)
     app = api_app(sources(store, jobs, clock, keepers=keepers, parts=lambda: parts))
     async with open_server(app, "127.0.0.1", 0) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
         yield Desk(url, client, keepers, store, clock, parts)
