@@ -1,7 +1,7 @@
 """Runs inside a container as its first process, of the standard library alone: waits for one program, runs it, reports, ends.
 
 Spoken over stdin and stdout: four bytes of length, a JSON object of that length, then the bytes that the object announces.
-First it says what the image has, `{"has": [...]}`; then it gets a request, and answers with a report. See `docker_session`.
+First it says which of the files named on its command line the image has; then it gets a request, and answers with a report.
 The program runs as the same user, and must neither write on this process's stdout nor read its memory: nobody but root may
 look into a process that is not dumpable.
 """
@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import selectors
-import shutil
 import signal
 import struct
 import sys
@@ -93,7 +92,7 @@ class Child:
         if self.pid == 0:
             try:
                 os.setsid()
-                for each in (signal.SIGPIPE, signal.SIGXFSZ):
+                for each in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                     signal.signal(each, signal.SIG_DFL)
                 for number, fd in enumerate((stdin, stdout, stderr)):
                     os.dup2(fd, number)
@@ -203,23 +202,18 @@ def main() -> None:
         prctl(_PR_SET_DUMPABLE, value, 0, 0, 0)
 
     dumpable(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own handler would let the program end us
     # The program gets other pipes; these are inherited by nobody.
     ins, outs = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)
-    send(outs, {"has": [name for name in sys.argv[1:] if shutil.which(name)]})
+    send(outs, {"has": [name for name in sys.argv[1:] if os.access(name, os.R_OK)]})
 
     request = json.loads(read_exactly(ins, *struct.unpack(">I", read_exactly(ins, 4))))
-    for name, size in request["files"]:
-        with open(name, "wb") as file:
-            file.write(read_exactly(ins, size))
-        os.chmod(name, 0o700)
     stdin = read_exactly(ins, request["stdin"])
-    argv = request["argv"]
-    argv[0] = shutil.which(argv[0]) or argv[0]
     cpu, began = cpu_us(), time.monotonic()
-    child = Child(argv, request["environment"], dumpable)
+    child = Child(request["argv"], request["environment"], dumpable)
     end, status, stdout, stderr = attend(child, stdin, request)
     report = {
         "end": end,
@@ -229,11 +223,7 @@ def main() -> None:
         "peak": peak_bytes(),
         "oom": killed_for_memory(),
     }
-    made = b""
-    if request.get("collect") and end == "exit" and status == 0:
-        with contextlib.suppress(OSError), open(request["collect"], "rb") as file:
-            made = file.read(request["most"] + 1)
-    send(outs, report | {"stdout": len(stdout), "stderr": len(stderr), "made": len(made)}, stdout, stderr, made)
+    send(outs, report | {"stdout": len(stdout), "stderr": len(stderr)}, stdout, stderr)
     read_exactly(ins, 1)  # until nobody is there: a container that ended by itself would be reported twice
 
 
