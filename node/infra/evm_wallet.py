@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,10 @@ from consensus.errors import Failed, Transient
 from consensus.messages import Authorisation
 from node.infra import contracts
 from node.infra.chain import Certificate, ExecutionStatus, Mined, Prepared, RunCharge
-from node.infra.evm import EXECUTE_GAS, EvmChain, floor_gas, intrinsic_gas
+from node.infra.evm import EXECUTE_GAS, EvmChain, intrinsic_gas
 from node.infra.evm_reads import hex_of, int_of
+from node.infra.gas_limits import GasLimits
+from node.infra.refusals import is_contract_reason
 from node.infra.rpc import RpcError
 from node.infra.transactions import Outbox, PreparedTransaction
 
@@ -28,7 +29,6 @@ CHARGE_GAS = 90_000
 """Limits of a batch of run charges beside its calldata: measured 73,000 for each of different owners, jobs and operators."""
 _EPOCH_MARGIN = 1.2  # over the node's estimate: members may join until it is mined
 _RECEIPT_PAUSES_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_REASON = re.compile(r"[A-Z][A-Za-z0-9]{2,63}")  # our contracts' reasons, as against a node's prose
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class EvmWallet:
     def __init__(self, chain: EvmChain, outbox: Outbox) -> None:
         self._chain = chain
         self._outbox = outbox
+        self._gas = GasLimits(chain.reader.rpc, outbox.address)
 
     @property
     def address(self) -> bytes:
@@ -59,7 +60,14 @@ class EvmWallet:
     ) -> EvmPrepared:
         data = contracts.encode_execute(authorisation, signature, target, call, resource_fee)
         key = f"execute:{authorisation.task_id}:{authorisation.attempt}"
-        return await self._prepare(key, self._chain.domain.hub, data, execution_gas(authorisation.gas_limit, data))
+        hub, gas = self._chain.domain.hub, execution_gas(authorisation.gas_limit, data)
+        scripted = not any(authorisation.call_hash)
+        if scripted and await self._outbox.sent(key) is None:  # what a script asks for is tried before it costs anything
+            try:
+                gas = await self._gas.tried(hub, data, gas, authorisation.not_before)
+            except RpcError as error:
+                raise Transient("RPC_ERROR", error.message) from error
+        return await self._prepare(key, hub, data, gas)
 
     async def prepare_certificate(self, certificate: Certificate) -> EvmPrepared:
         key = f"certify:{certificate.task_id}:{certificate.round}"
@@ -104,7 +112,7 @@ class EvmWallet:
             return await self._outbox.send(prepared.transaction)
         except Failed as error:
             # Some nodes run a transaction before they take it, and answer with the contract's reason.
-            if error.code == "TRANSACTION_REFUSED" and _REASON.fullmatch(error.detail):
+            if error.code == "TRANSACTION_REFUSED" and is_contract_reason(error.detail):
                 raise Failed("HUB_REFUSED", error.detail) from error
             raise
         except RpcError as error:
@@ -115,8 +123,10 @@ class EvmWallet:
 
     async def mined(self, tx_hash: bytes) -> Mined:
         receipt = await self._outbox.receipt(tx_hash, self._pauses())
-        reason = "" if receipt.status else await self._reason(tx_hash, receipt.block_number)
-        return Mined(tx_hash, receipt.block_number, receipt.status, receipt.gas_used, reason)
+        if not receipt.status:  # callers give up on it: in a reorganisation it may yet succeed
+            receipt = await self._outbox.receipt(tx_hash, self._pauses(), confirmations=self._chain.confirmations)
+        reason = "" if receipt.status else await self._reason(receipt.tx_hash, receipt.block_number)
+        return Mined(receipt.tx_hash, receipt.block_number, receipt.status, receipt.gas_used, reason)
 
     def _pauses(self) -> Iterator[float]:
         """Quick at first, for chains that mine at once; never slower than the head is looked at."""
@@ -126,7 +136,8 @@ class EvmWallet:
 
     async def _prepare(self, key: str, to: bytes, data: bytes, gas: int) -> EvmPrepared:
         try:
-            return EvmPrepared(await self._outbox.prepare(key, to, data, gas=max(gas, floor_gas(data))))
+            limit = await self._gas.computed(data, gas)
+            return EvmPrepared(await self._outbox.prepare(key, to, data, gas=limit))
         except RpcError as error:
             raise Transient("RPC_ERROR", error.message) from error
 

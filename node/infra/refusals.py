@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 from consensus.errors import Failed
@@ -18,6 +19,18 @@ class Says(Enum):
     """Another transaction waits with this nonce, and ours does not offer enough to take its place."""
     TOO_CHEAP = ("less than block base fee", "max fee per gas", "fee cap less", "feetoolow", "transaction underpriced")
     FUNDS = ("insufficient funds", "insufficientfunds", "sender doesn't have enough", "upfront cost exceeds")
+
+
+_REASON = re.compile(r"[A-Z][A-Za-z0-9]{2,63}")  # our contracts' reasons, as against a node's prose
+
+
+def contract_reason(error: RpcError) -> str:
+    """Why one of our contracts reverts; empty for anything else."""
+    return error.reason if error.reason and _REASON.fullmatch(error.reason) else ""
+
+
+def is_contract_reason(text: str) -> bool:
+    return _REASON.fullmatch(text) is not None
 
 
 def says(error: RpcError, *sayings: Says) -> bool:

@@ -137,7 +137,7 @@ class SqliteTransactionLog:
         query = f"SELECT {_COLUMNS} FROM versions WHERE {where}"  # noqa: S608 - `where` is one of those above
 
         def read(db: sqlite3.Connection) -> list[Sent]:
-            return [Sent(*said, bool(given_up)) for *said, given_up in db.execute(query, (value,))]
+            return [Sent(key, raw, tx_hash, nonce, bool(up)) for key, raw, tx_hash, nonce, up in db.execute(query, (value,))]
 
         return await self._database.read(read)
 
