@@ -13,7 +13,17 @@ from consensus import ecdsa, runs
 from consensus.codec import Domain, keccak
 from consensus.errors import Ignore, Reject
 from consensus.lifecycle import SCRIPT_FAULTS
-from consensus.messages import Acknowledgement, Authorisation, CheckIn, Execution, NotExecuted, RunCertificate, Task, Vote
+from consensus.messages import (
+    Acknowledgement,
+    Authorisation,
+    CheckIn,
+    Execution,
+    NotExecuted,
+    PackageReference,
+    RunCertificate,
+    Task,
+    Vote,
+)
 from consensus.triggers import names
 
 MAX_AHEAD = 3600
@@ -100,6 +110,14 @@ def check_execution(execution: Execution, source: str, facts: Facts, now: float)
     said = Execution.struct_hash(authorisation, e.transaction, e.target, e.call, e.resource_fee, e.run)
     if ecdsa.recover(domain.hub_digest(said), execution.signature) != authorisation.performer:  # REJECT
         raise Reject("BAD_SIGNATURE", "the package is not signed by the task's performer")
+
+
+def check_reference(reference: PackageReference, source: str, facts: Facts) -> None:
+    """Where a package lies, by a registered keeper. Whether it is that keeper's, the package itself must show."""
+    if facts.domain(reference.chain_id) is None:  # IGNORE
+        raise Ignore("UNKNOWN_CHAIN", str(reference.chain_id))
+    if facts.operator_of(reference.chain_id, source) is None:  # IGNORE: not registered, or not followed that far
+        raise Ignore("UNKNOWN_PEER", source)
 
 
 def check_not_executed(said: NotExecuted, source: str, facts: Facts, now: float) -> None:

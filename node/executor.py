@@ -1,19 +1,23 @@
-"""The performer's step: checks a task as its own money depends on it, waits for its second, and executes it once."""
+"""The performer's step: checks a task as its own money depends on it, decides its call, waits for its second, executes once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from consensus import runs
 from consensus.codec import keccak
 from consensus.errors import Failed, Invalid, Transient
-from consensus.lifecycle import REASONS
+from consensus.fees import resource_fee
+from consensus.lifecycle import REASONS, SCRIPT_FAULTS
 from consensus.messages import JobSpec, Task
 from consensus.rules import MAX_AHEAD
 from node.arguments import encode_call
+from node.decisions import Decision, decision
 from node.infra.chain import Chain, Mined, Prepared, Wallet
 from node.infra.clock import Clock
 from node.infra.compute import Compute
 from node.recheck import Recheck, due_at, registered, supported, timed
+from node.scripts import Call, NoCall, Scripts
 
 _EARLY_S = 0.002  # a block's whole second must not be the one before: wake this much after the due second begins
 
@@ -32,13 +36,12 @@ class Ready:
     """A checked task whose transaction is built and priced; all that is left is its second."""
 
     task: Task
-    call: bytes
     prepared: Prepared
     at: int
 
 
 async def call_of(job: JobSpec, compute: Compute) -> bytes:
-    """The calldata a static job means. Raises `Failed` for a job this version cannot execute."""
+    """The calldata a static job means. Raises `Failed` when it means none."""
     supported(job)
     try:
         return await compute(encode_call, job.function, job.arguments)
@@ -46,32 +49,68 @@ async def call_of(job: JobSpec, compute: Compute) -> bytes:
         raise Failed("WRONG_CALL", error.detail) from error
 
 
+def unauthorised(task: Task, job: JobSpec, call: Call) -> str:
+    """The code of why a call is not the one that a task's authorisation leaves open, '' when it is.
+
+    Where neither job nor authorisation names a target, the script does.
+    """
+    authorisation = task.authorisation
+    if authorisation.target != job.target or (any(job.target) and call.target != job.target):
+        return "WRONG_TARGET"
+    if (any(authorisation.selector) or job.function) and call.data[:4].ljust(4, b"\0") != authorisation.selector:
+        return "WRONG_CALL"
+    if (any(authorisation.call_hash) or job.definition not in runs.SCRIPTED) and keccak(call.data) != authorisation.call_hash:
+        return "WRONG_CALL"
+    return ""
+
+
 class Executor:
     """Executes tasks on one chain with one wallet."""
 
-    def __init__(self, chain: Chain, wallet: Wallet, clock: Clock, compute: Compute, recheck: Recheck) -> None:
+    def __init__(self, chain: Chain, wallet: Wallet, clock: Clock, compute: Compute, recheck: Recheck, scripts: Scripts) -> None:
         self._chain = chain
         self._wallet = wallet
         self._recheck = recheck
         self._clock = clock
         self._compute = compute
+        self._scripts = scripts
 
-    async def prepare(self, task: Task) -> Ready:
-        """Everything that can be done before the second is due. Raises `Failed` with the reason not to take the task."""
-        authorisation = task.authorisation
+    async def decide(self, task: Task) -> Decision:
+        """Checks the task and finds what is to be done; a script runs here. Raises `Failed` or `Transient` with the reason not to
+        take the task."""
         job = task.job()
-        call = await call_of(job, self._compute)
-        if keccak(call) != authorisation.call_hash or call[:4] != authorisation.selector:
-            raise Failed("WRONG_CALL", "the authorised call is not the one the JobSpec means")
-        if job.target != authorisation.target:
-            raise Failed("WRONG_TARGET", "the authorised target is not the JobSpec's")
-        at = due_at(task, job)
-        if at > self._clock.now() + MAX_AHEAD:
+        supported(job)
+        scripted = job.definition in runs.SCRIPTED
+        if scripted != (task.pinned_block > 0):
+            raise Failed("WRONG_RECORD", "a pinned block goes with a script, and none without")
+        if due_at(task, job) > self._clock.now() + MAX_AHEAD:
             raise Failed("NOT_DUE", "more than an hour ahead")
+        static = None if scripted else await self.static(task, job)  # costs nothing to know: before the chain is asked
         await self._check_chain(task, job)
-        await self._recheck.wait(task, job)
-        prepared = await self._wallet.prepare_execution(authorisation, task.signature, authorisation.target, call, 0)
-        return Ready(task, call, prepared, at)
+        log = await self._recheck.wait(task, job)
+        if static is not None:
+            return static
+        outcome = await self._scripts.run(job, task, log)
+        fee = resource_fee(job.priority, outcome.run.usage if outcome.run else None)
+        if isinstance(outcome.action, NoCall):
+            if outcome.action.code not in SCRIPT_FAULTS:
+                raise Failed("INTERNAL", f"{outcome.action.code} is not a script's own doing")
+        elif code := unauthorised(task, job, outcome.action):
+            raise Failed(code, "what the script asks for is not authorised")
+        return decision(outcome.action, outcome.run, fee)
+
+    async def static(self, task: Task, job: JobSpec) -> Decision:
+        """What a job without a script means, whoever reads it. Raises `Failed`."""
+        call = Call(task.authorisation.target, await call_of(job, self._compute))
+        if code := unauthorised(task, job, call):
+            raise Failed(code, "what is authorised is not what the JobSpec means")
+        return decision(call, None, resource_fee(job.priority, None))
+
+    async def prepare(self, task: Task, decided: Decision) -> Ready:
+        """Builds and prices the transaction of a decided call. Raises `Failed` or `Transient`."""
+        authorisation = task.authorisation
+        prepared = await self._wallet.prepare_execution(authorisation, task.signature, decided.target, decided.call, decided.fee)
+        return Ready(task, prepared, due_at(task, task.job()))
 
     async def _check_chain(self, task: Task, spec: JobSpec) -> None:
         """What the hub would refuse, or a committee reject, as things stand: whoever sends such a transaction pays for it."""
@@ -93,19 +132,13 @@ class Executor:
         if await self._chain.execution(task.task_id) is not None:
             raise Failed("ALREADY_EXECUTED")
 
-    async def send_again(self, task: Task) -> bytes:
+    async def send_again(self, task: Task, decided: Decision) -> bytes:
         """Sends the recorded bytes of a former run once more: they may never have left. Returns and raises as `send` does.
 
         Not while the log that fired the task is away: in a reorganisation it may go together with the execution.
         """
-        call = await self.call(task)
         await self._recheck.still(task, task.job())
-        asked = task.authorisation
-        return await self._wallet.send(await self._wallet.prepare_execution(asked, task.signature, asked.target, call, 0))
-
-    async def call(self, task: Task) -> bytes:
-        """The calldata of a task that was checked before."""
-        return await call_of(task.job(), self._compute)
+        return await self._wallet.send((await self.prepare(task, decided)).prepared)
 
     async def send(self, ready: Ready) -> bytes:
         """Waits for the second and sends; the transaction's hash. Raises `Failed`, or `Transient` when no RPC takes it."""

@@ -1,26 +1,33 @@
-"""The performer's duty: takes a task on, answers its publisher, executes once, publishes the package, sees the task end."""
+"""The performer's duty: takes a task on, answers its publisher, executes once, publishes the package, sees the task end.
+
+A task whose script asks for no transaction ends in its word of that, published until a committee has confirmed it.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
 import trio
 
-from consensus import committee
+from consensus import committee, runs
 from consensus.errors import Failed, Reject, Transient
-from consensus.messages import Acknowledgement, Refusal, Task, Uint256
+from consensus.messages import Acknowledgement, Execution, Refusal, Task, Uint256
+from node.decisions import Decision
 from node.executor import Executor, Ready, transient
 from node.infra.clock import Clock
 from node.infra.observe import Observer, outcome_of
 from node.journal import Journal
+from node.packages import Packages
+from node.run_certificates import RunCertificates
 from node.signer import Signer
 from node.tracker import Tracker
 from p2p.network import Network, PeerId
-from p2p.topics import ANSWERS, EXECUTIONS, Answer
+from p2p.topics import ANSWERS, NOT_EXECUTED, Answer
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +58,8 @@ class Performer:
         observers: Mapping[int, Observer],
         executors: Mapping[int, Executor],
         network: Network,
+        packages: Packages,
+        certificates: RunCertificates,
         signer: Signer,
         journal: Journal,
         tracker: Tracker,
@@ -60,6 +69,8 @@ class Performer:
         self._observers = observers
         self._executors = executors
         self._network = network
+        self._packages = packages
+        self._certificates = certificates
         self._signer = signer
         self._journal = journal
         self._tracker = tracker
@@ -70,8 +81,11 @@ class Performer:
         self._answering: set[tuple[Attempt, PeerId]] = set()
         self._room = trio.Semaphore(_AT_ONCE)
 
-    async def start(self, work: trio.Nursery, task: Task, publisher: PeerId) -> None:
-        """Performs the task in `work`, once however often it comes; waits while too many are under way."""
+    async def start(self, work: trio.Nursery, task: Task, publisher: PeerId, decided: Decision | None = None) -> None:
+        """Performs the task in `work`, once however often it comes; waits while too many are under way.
+
+        `decided` is what a former run of this program has journalled.
+        """
         attempt = attempt_of(task)
         if task.chain_id not in self._executors:  # accepted once, and no longer configured
             _log.warning("no longer on this chain", task_id=str(task.task_id), chain_id=task.chain_id)
@@ -80,15 +94,15 @@ class Performer:
         elif attempt not in self._performing:  # else not on disk yet: nothing is acknowledged before
             self._performing[attempt] = False
             await self._room.acquire()
-            work.start_soon(self._guard, self._room, task.task_id, self._perform, work, task, publisher)
+            work.start_soon(self._guard, self._room, task.task_id, self._perform, work, task, publisher, decided)
 
-    async def _perform(self, work: trio.Nursery, task: Task, publisher: PeerId) -> None:
+    async def _perform(self, work: trio.Nursery, task: Task, publisher: PeerId, decided: Decision | None) -> None:
         """Task in; acknowledgement, transaction and package out."""
         attempt = attempt_of(task)
         self._tracker.step(task.task_id, "received", trace_id=task.trace_id, role="performer", due=task.authorisation.not_before)
         error: Failed | Transient | None = None
         try:
-            outcome = await self._perform_once(work, task, publisher)
+            outcome = await self._perform_once(work, task, publisher, decided)
         except (Failed, Transient) as refusal:
             error, outcome = refusal, refusal.code
         finally:
@@ -101,24 +115,35 @@ class Performer:
             self._answer_soon(work, task, publisher)
         await self._journal.close_task(*attempt, outcome)
 
-    async def _perform_once(self, work: trio.Nursery, task: Task, publisher: PeerId) -> str:
-        """How the task ended on chain. Raises `Failed` or `Transient` with the reason it did not."""
+    async def _perform_once(self, work: trio.Nursery, task: Task, publisher: PeerId, decided: Decision | None) -> str:
+        """How the task ended. Raises `Failed` or `Transient` with the reason it did not."""
         executor = self._executors[task.chain_id]
         tx_hash = await executor.sent_before(task)
-        ready = await executor.prepare(task) if tx_hash is None else None
-        await self._journal.accept(task, publisher)
+        if decided is None:
+            decided = await self._decide(task, executor, sent=tx_hash is not None)
+        ready = await executor.prepare(task, decided) if decided.calls and tx_hash is None else None
+        await self._journal.accept(task, publisher, decided)
         self._performing[attempt_of(task)] = True
         self._answer_soon(work, task, publisher)
         self._tracker.step(task.task_id, "accepted")
+        if not decided.calls:
+            return await self._report(task, decided)
         if ready is not None:
             tx_hash = await self._until_deadline(task, executor.send, ready)
         elif self._clock.now() <= task.authorisation.deadline:
-            await self._until_deadline(task, executor.send_again, task)
+            await self._until_deadline(task, partial(executor.send_again, task), decided)
         assert tx_hash is not None  # one of the two has it
         self._tracker.step(task.task_id, "sent", execution_tx="0x" + tx_hash.hex())
-        return await self._publish_and_confirm(task, tx_hash, executor)
+        return await self._publish_and_confirm(task, decided, tx_hash, executor)
 
-    async def _until_deadline(self, task: Task, send: Callable[[Any], Awaitable[bytes]], what: Ready | Task) -> bytes:
+    async def _decide(self, task: Task, executor: Executor, *, sent: bool) -> Decision:
+        if sent:  # by a release that journalled no decisions, and knew static jobs only
+            return await executor.static(task, task.job())
+        if await self._journal.reported(task.task_id):  # in an earlier attempt: no transaction ever follows from this keeper
+            raise Failed("RUN_REPORTED", "an earlier attempt's script asked for no transaction")
+        return await executor.decide(task)
+
+    async def _until_deadline(self, task: Task, send: Callable[[Any], Awaitable[bytes]], what: Ready | Decision) -> bytes:
         while True:
             try:
                 return await send(what)
@@ -132,18 +157,21 @@ class Performer:
                 _log.warning("cannot send yet", code=error.code, detail=error.detail)
                 await trio.sleep(_RETRY_S)
 
-    async def _publish_and_confirm(self, task: Task, tx_hash: bytes, executor: Executor) -> str:
+    async def _publish_and_confirm(self, task: Task, decided: Decision, tx_hash: bytes, executor: Executor) -> str:
         observer = self._observers[task.chain_id]
         all_rounds = (committee.MAX_ROUNDS + 2) * observer.chain.round_seconds
-        target, call = task.authorisation.target, await executor.call(task)
-        execution = self._signer.execution(task, observer.chain.domain, tx_hash, target, call, 0, None)
-        await self._network.publish(EXECUTIONS, execution)
-        self._tracker.step(task.task_id, "published")
+        package = self._package(task, decided, tx_hash)
+        cid = await self._publish(package)
+        self._tracker.step(task.task_id, "published", **({"package": cid} if cid else {}))
         with trio.move_on_after(max(0.0, task.authorisation.deadline - self._clock.now()) + all_rounds) as patience:
-            await executor.mined(tx_hash)
+            mined = await executor.mined(tx_hash)
         if patience.cancelled_caught:
             raise Failed("NOT_SETTLED", "the transaction was not mined")
-        self._tracker.step(task.task_id, "mined")
+        self._tracker.step(task.task_id, "mined", execution_tx="0x" + mined.tx_hash.hex())
+        if mined.tx_hash != tx_hash:  # it was stuck, and another with the same nonce took its place
+            package = self._package(task, decided, mined.tx_hash)
+            cid = await self._publish(package)
+            self._tracker.step(task.task_id, "replaced", **({"package": cid} if cid else {}))
         with trio.move_on_after(all_rounds):
             while True:
                 # Before waiting: a former run may have sent it, and all be over since.
@@ -152,11 +180,38 @@ class Performer:
                     if record is not None and (outcome := outcome_of(record)) is not None:
                         return outcome
                     if record is None and self._clock.now() <= task.authorisation.deadline:  # a reorganisation lost it
-                        await executor.send_again(task)
+                        sent = await executor.send_again(task, decided)
+                        if sent != package.transaction:
+                            package, cid = self._package(task, decided, sent), ""
                 with trio.move_on_after(_REPUBLISH_S):
                     return await observer.wait_settled(task.task_id)
-                await self._network.publish(EXECUTIONS, execution)
+                cid = await self._publish(package, cid)
         raise Failed("NOT_SETTLED", "neither certified nor expired in the time of all rounds")
+
+    def _package(self, task: Task, decided: Decision, tx_hash: bytes) -> Execution:
+        domain, fee, run = self._observers[task.chain_id].chain.domain, decided.fee, decided.run
+        return self._signer.execution(task, domain, tx_hash, decided.target, decided.call, fee, run)
+
+    async def _publish(self, package: Execution, cid: str = "") -> str:
+        """The package's CID, '' where it is not kept; what could not go out now goes out with the next try."""
+        try:
+            return await self._packages.publish(package, cid)
+        except Transient as error:
+            _log.warning("package not published", task_id=str(package.task.task_id), code=error.code, detail=error.detail)
+            return cid
+
+    async def _report(self, task: Task, decided: Decision) -> str:
+        """Publishes that no transaction follows until a committee has confirmed it; the script's reason, then."""
+        domain = self._observers[task.chain_id].chain.domain
+        said = self._signer.not_executed(task, domain, decided.code, decided.detail, decided.run, decided.fee)
+        self._tracker.step(task.task_id, "reported", reason=decided.code, detail=decided.detail)
+        digest = said.digest()
+        while self._clock.now() < runs.opens(task, runs.ROUNDS):
+            await self._network.publish(NOT_EXECUTED, said)
+            with trio.move_on_after(min(_REPUBLISH_S, max(0.0, runs.opens(task, runs.ROUNDS) - self._clock.now()))):
+                await self._certificates.wait(digest)
+                return decided.code
+        raise Failed("NO_QUORUM", f"{decided.code} was not confirmed in the time of all rounds")
 
     # answers to whoever published the task
 

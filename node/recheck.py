@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -28,9 +28,15 @@ from node.infra.sources import Value
 CONTRADICTIONS = frozenset({"NOT_DUE", "EVENT_MISMATCH", "CONDITION_NOT_MET"})
 """Codes of a `Failed` that show the trigger did not fire. All else leaves it open: another keeper may see more."""
 
+S = TypeVar("S")
+
 _TIMED = (Interval, Cron, Moments)
-_STATIC = {1: _TIMED, 3: (OnEvent,), 5: (OnCondition,)}
-"""Trigger kinds by task definition, of those whose calls are given and not a script's."""
+_KINDS = {
+    **dict.fromkeys((1, 2, 7), _TIMED),
+    **dict.fromkeys((3, 4), (OnEvent,)),
+    **dict.fromkeys((5, 6), (OnCondition,)),
+}
+"""Trigger kinds by task definition."""
 _EVENT_PATIENCE_S = 5.0  # the coordinator's RPC may be some blocks ahead of this keeper's
 _CONDITION_PATIENCE_S = 5.0  # a source may hiccup; longer, and it is no longer the moment that fired
 _LOOK_AGAIN_S = 0.5
@@ -51,11 +57,8 @@ class Reader(Protocol):
 
 
 def supported(job: JobSpec) -> None:
-    """Raises `Failed` for a job that this version cannot execute, or whose trigger is of another kind than its type."""
-    kinds = _STATIC.get(job.definition)
-    if kinds is None:
-        raise Failed("UNSUPPORTED_JOB", f"task definition {job.definition}")
-    if not isinstance(job.trigger, kinds):
+    """Raises `Failed` for a job whose trigger is of another kind than its type."""
+    if not isinstance(job.trigger, _KINDS[job.definition]):
         raise Failed("NOT_DUE", f"the trigger is none of task definition {job.definition}")
 
 
@@ -88,8 +91,8 @@ class Recheck:
         self._blocks: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
         self._read: OrderedDict[tuple[int, bytes], tuple[float, Failed | Transient | None]] = OrderedDict()
 
-    async def look(self, task: Task, job: JobSpec) -> None:
-        """One look, as an attester takes it: returns when the trigger fired.
+    async def look(self, task: Task, job: JobSpec) -> Log | None:
+        """One look, as an attester takes it: returns when the trigger fired, with the log that fired it where one did.
 
         Raises `Failed` with one of `CONTRADICTIONS` when it did not, other `Failed` and `Transient` when that cannot be told.
         """
@@ -99,22 +102,26 @@ class Recheck:
         match trigger:
             case OnEvent():
                 assert isinstance(task.observation, LogSeen)  # names() has seen to it
-                self._remember(_key(task), await self._event(job, trigger, task.observation))
+                log = await self._event(job, trigger, task.observation)
+                self._remember(_key(task), log.block_hash)
+                return log
             case OnCondition():
                 await self._condition_now_and_then(_key(task), trigger)
             case _:
                 if not schedules.is_due(trigger, trigger_id, created_at=job.created_at, time_frame=job.time_frame):
                     raise Failed("NOT_DUE", "the second is not one of the job's")
+        return None
 
-    async def wait(self, task: Task, job: JobSpec) -> None:
+    async def wait(self, task: Task, job: JobSpec) -> Log | None:
         """Looks as a performer does before it takes a task on: for a while, until the trigger is seen to have fired."""
         match job.trigger:
             case OnEvent():
-                await _patiently(lambda: self.look(task, job), _EVENT_PATIENCE_S, "EVENT_NOT_FOUND")
+                return await _patiently(lambda: self.look(task, job), _EVENT_PATIENCE_S, "EVENT_NOT_FOUND")
             case OnCondition() as condition:
                 await _patiently(lambda: self._condition(condition), _CONDITION_PATIENCE_S, "SOURCE_UNREACHABLE")
+                return None
             case _:
-                await self.look(task, job)
+                return await self.look(task, job)
 
     async def still(self, task: Task, job: JobSpec) -> None:
         """Before money is spent: a log may have been reorganised away since it was seen. Raises as `look` does."""
@@ -130,8 +137,7 @@ class Recheck:
 
     # events
 
-    async def _event(self, job: JobSpec, trigger: OnEvent, seen: LogSeen) -> bytes:
-        """The hash of the log's block."""
+    async def _event(self, job: JobSpec, trigger: OnEvent, seen: LogSeen) -> Log:
         chain = self._chains.get(trigger.chain_id)
         if chain is None:
             raise Transient("EVENT_NOT_FOUND", f"this keeper does not serve chain {trigger.chain_id}")
@@ -155,7 +161,7 @@ class Recheck:
             if lies < chain.confirmations:
                 raise Transient("EVENT_NOT_FOUND", error.detail) from None
             raise
-        return block.hash
+        return log
 
     def _remember(self, key: tuple[int, bytes], block_hash: bytes) -> None:
         self._blocks.pop(key, None)
@@ -228,7 +234,7 @@ def _log_of(receipt: Receipt, position: int) -> Log | None:
     return receipt.logs[position] if receipt.success and position < len(receipt.logs) else None
 
 
-async def _patiently(look: Callable[[], Awaitable[None]], patience: float, code: str) -> None:
+async def _patiently(look: Callable[[], Awaitable[S]], patience: float, code: str) -> S:
     """Looks again while it cannot be told; then raises what the last look did."""
     last: Transient = Transient(code, f"no answer in {patience:g} s")
     with trio.move_on_after(patience):

@@ -12,8 +12,9 @@ import trio
 
 from consensus import rules
 from consensus.errors import Ignore, Reject, Transient, TriggerXError, first_of
-from consensus.messages import CheckIn, Execution, Task, Vote
+from consensus.messages import CheckIn, Execution, NotExecuted, PackageReference, RunCertificate, Task, Vote
 from node.aggregator import Aggregator
+from node.attending import Attending
 from node.duties import Attender, DutySettings
 from node.executor import Executor
 from node.expirer import Expirer
@@ -22,13 +23,21 @@ from node.infra.clock import Clock
 from node.infra.compute import Compute
 from node.infra.observe import Observer, Registry
 from node.journal import Accepted, Journal
-from node.performer import Attempt, Performer, attempt_of
+from node.packages import NoContent, Packages
+from node.performer import Performer
 from node.recheck import Reader, Recheck
+from node.run_certificates import RunCertificates
+from node.run_duties import RunAttender
+from node.scripts import Scripts
+from node.scripts.unavailable import NoScripts
+from node.seat import Seat
 from node.signer import Signer
 from node.submitter import Submitter
 from node.tracker import Tracker
+from node.verification.executions import Means
+from p2p.content import Content
 from p2p.network import Network, PeerId, Received
-from p2p.topics import CHECK_INS, EXECUTIONS, TASKS, VOTES, Taken
+from p2p.topics import CHECK_INS, EXECUTIONS, NOT_EXECUTED, PACKAGES, RUN_CERTIFICATES, TASKS, VOTES, Taken
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # its stubs, which libp2p brings along, shadow trio's own types
@@ -37,8 +46,7 @@ _log = structlog.get_logger(__name__)
 
 _TASKS_WAITING = 256  # a minute of the mesh's measured top rate of a few tasks a second
 _EXECUTIONS_WAITING = 256
-_ATTENDED_AT_ONCE = 256  # each waits most of its life, so memory is the bound, not the processor
-_ATTENDED_OF_ONE = 64  # packages of one performer: those without a record wait a minute for it, and leave the others room
+_RUNS_WAITING = 64  # of up to 136 KiB
 _EXCHANGE_S = 5.0
 _RETRY_S = 0.5
 
@@ -74,6 +82,8 @@ class Parts:
     compute: Compute
     sources: Reader
     version: str
+    scripts: Scripts = field(default_factory=NoScripts)
+    content: Content = field(default_factory=NoContent)
     sandbox: str = ""
     post_check_in: Callable[[CheckIn, PeerId], Awaitable[None]] | None = None
     """Sends a check-in another way than by gossip; tries once and raises nothing."""
@@ -90,16 +100,19 @@ class Keeper:
         self.running = False
         """Whether it hears every topic and follows every chain."""
         self._aggregator = Aggregator(parts.compute)
-        self._recheck = Recheck(
-            {chain_id: served.chain for chain_id, served in parts.chains.items()}, parts.sources, parts.compute
-        )
+        chains = {chain_id: served.chain for chain_id, served in parts.chains.items()}
+        self._recheck = Recheck(chains, parts.sources, parts.compute)
+        self._certificates = RunCertificates(chains, parts.registry, parts.clock, parts.compute)
+        packages = Packages(parts.network, parts.content)
         self._performer = Performer(
             observers={chain_id: served.observer for chain_id, served in parts.chains.items()},
             executors={
-                chain_id: Executor(served.chain, served.wallet, parts.clock, parts.compute, self._recheck)
+                chain_id: Executor(served.chain, served.wallet, parts.clock, parts.compute, self._recheck, parts.scripts)
                 for chain_id, served in parts.chains.items()
             },
             network=parts.network,
+            packages=packages,
+            certificates=self._certificates,
             signer=parts.signer,
             journal=parts.journal,
             tracker=parts.tracker,
@@ -115,26 +128,50 @@ class Keeper:
             )
             for chain_id, served in parts.chains.items()
         }
-        self._attenders = {chain_id: self._attender(chain_id, served) for chain_id, served in parts.chains.items()}
-        self._attending: dict[Attempt, bytes] = {}  # by whom it was performed
-        self._room_to_attend = trio.Semaphore(_ATTENDED_AT_ONCE)
+        self._attending = Attending(
+            own=parts.signer.address,
+            attenders={chain_id: self._attender(chain_id, served) for chain_id, served in parts.chains.items()},
+            run_attenders={chain_id: self._run_attender(served) for chain_id, served in parts.chains.items()},
+            packages=packages,
+            registry=parts.registry,
+            tracker=parts.tracker,
+            clock=parts.clock,
+            guard=self._guard,
+        )
 
     def _attender(self, chain_id: int, served: Served) -> Attender:
         p = self._parts
         return Attender(
             observer=served.observer,
-            signer=p.signer,
+            seat=self._seat(),
             journal=p.journal,
-            aggregator=self._aggregator,
             submitter=self._submitters[chain_id],
             expirer=self._expirers[chain_id],
             tracker=p.tracker,
             clock=p.clock,
-            compute=p.compute,
-            recheck=self._recheck,
-            send_vote=self._send_vote,
+            means=self._means(served),
             settings=p.duties,
         )
+
+    def _run_attender(self, served: Served) -> RunAttender:
+        p = self._parts
+        return RunAttender(
+            chain=served.chain,
+            seat=self._seat(),
+            journal=p.journal,
+            certificates=self._certificates,
+            tracker=p.tracker,
+            clock=p.clock,
+            means=self._means(served),
+            publish=self._spread,
+        )
+
+    def _seat(self) -> Seat:
+        p = self._parts
+        return Seat(p.signer, self._aggregator, p.tracker, p.clock, self._send_vote, p.duties.rank_interval)
+
+    def _means(self, served: Served) -> Means:
+        return Means(served.chain, self._parts.compute, self._recheck, self._parts.scripts)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until cancelled."""
@@ -148,10 +185,16 @@ class Keeper:
                 p.network.serve(VOTES, self._on_vote),
                 p.network.subscribe(TASKS, self._task_rule, capacity=_TASKS_WAITING) as tasks,
                 p.network.subscribe(EXECUTIONS, self._execution_rule, capacity=_EXECUTIONS_WAITING) as executions,
+                p.network.subscribe(PACKAGES, self._reference_rule, capacity=_EXECUTIONS_WAITING) as references,
+                p.network.subscribe(NOT_EXECUTED, self._run_rule, capacity=_RUNS_WAITING) as not_executed,
+                p.network.subscribe(RUN_CERTIFICATES, self._certificates.check, capacity=_RUNS_WAITING) as certificates,
                 trio.open_nursery() as work,
             ):
                 work.start_soon(self._each_task, work, await p.journal.open_tasks(), tasks)
-                work.start_soon(self._each_execution, work, executions)
+                work.start_soon(self._attending.executions, work, executions)
+                work.start_soon(self._attending.references, work, references)
+                work.start_soon(self._attending.runs, work, not_executed)
+                work.start_soon(self._each_certificate, certificates)
                 posts, to_post = trio.open_memory_channel[CheckIn](len(p.chains))  # one round of them
                 work.start_soon(self._check_in, posts)
                 work.start_soon(self._post_check_ins, to_post)
@@ -166,31 +209,23 @@ class Keeper:
     async def _execution_rule(self, execution: Execution, source: PeerId) -> None:
         rules.check_execution(execution, source, self.registry, self._parts.clock.now())
 
+    async def _reference_rule(self, reference: PackageReference, source: PeerId) -> None:
+        rules.check_reference(reference, source, self.registry)
+
+    async def _run_rule(self, said: NotExecuted, source: PeerId) -> None:
+        rules.check_not_executed(said, source, self.registry, self._parts.clock.now())
+
     # edges: message -> step
 
     async def _each_task(
         self, work: trio.Nursery, accepted: list[Accepted], tasks: trio.MemoryReceiveChannel[Received[Task]]
     ) -> None:
         """One task of its own for each of ours; what a former run had accepted comes first."""
-        for task, publisher in accepted:
-            await self._performer.start(work, task, publisher)
+        for task, publisher, decision in accepted:
+            await self._performer.start(work, task, publisher, decision)
         async for received in tasks:
             if received.message.authorisation.performer == self._parts.signer.address:
                 await self._performer.start(work, received.message, received.source)
-
-    async def _each_execution(self, work: trio.Nursery, executions: trio.MemoryReceiveChannel[Received[Execution]]) -> None:
-        """One task of its own for each package of others. What is left out here is published again while it matters."""
-        async for received in executions:
-            task = received.message.task
-            attempt, performer = attempt_of(task), task.authorisation.performer
-            if performer == self._parts.signer.address or attempt in self._attending:
-                continue
-            if sum(other == performer for other in self._attending.values()) >= _ATTENDED_OF_ONE:
-                _log.warning("too many packages of one performer", performer="0x" + performer.hex())
-                continue
-            self._attending[attempt] = performer
-            await self._room_to_attend.acquire()
-            work.start_soon(self._guard, self._room_to_attend, task.task_id, self._attend, received.message)
 
     async def _guard(self, room: trio.Semaphore, task_id: int, step: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """The one broad `except` of the keeper: a defect in one task's step must not stop the others."""
@@ -208,16 +243,12 @@ class Keeper:
 
     # attesting
 
-    async def _attend(self, execution: Execution) -> None:
-        """Package in; this keeper's vote and, in its turn, a certificate out."""
-        p, task = self._parts, execution.task
-        try:
-            p.tracker.step(task.task_id, "received", trace_id=task.trace_id, role="attester", due=task.authorisation.not_before)
-            outcome = await self._attenders[task.chain_id].attend(execution)
-            if outcome is not None:
-                p.tracker.end(task.task_id, outcome)
-        finally:
-            del self._attending[attempt_of(task)]
+    async def _each_certificate(self, certificates: trio.MemoryReceiveChannel[Received[RunCertificate]]) -> None:
+        async for received in certificates:
+            self._certificates.take(received.message)
+
+    async def _spread(self, certificate: RunCertificate) -> None:
+        await self._parts.network.publish(RUN_CERTIFICATES, certificate)
 
     async def _on_vote(self, vote: Vote, source: PeerId) -> Taken:
         try:

@@ -59,7 +59,7 @@ async def test_an_earlier_attempts_keeper_cannot_have_the_executing_ones_work_re
         task = world.task(spec, second, honest.address, attempt=2, window=30)
         # He was given the first attempt, executed nothing, and now says he did.
         lie = Signer(envious.operator, envious.bls_secret).execution(
-            first, world.ledger.domain, keccak(b"never sent"), _call(first), 0
+            first, world.ledger.domain, keccak(b"never sent"), first.authorisation.target, _call(first), 0, None
         )
         network = world.mesh.join(envious.peer_id)
         await network.publish(EXECUTIONS, lie)
@@ -147,7 +147,8 @@ async def test_packages_without_a_record_leave_room_for_other_performers(autojum
         spec = world.create_job()
         for i in range(1, 300):
             empty = world.task(spec, spec.created_at + 10 * i, loud.address)
-            await network.publish(EXECUTIONS, signer.execution(empty, world.ledger.domain, bytes(32), empty.authorisation.target, _call(empty), 0, None))
+            target = empty.authorisation.target
+            await network.publish(EXECUTIONS, signer.execution(empty, world.ledger.domain, bytes(32), target, _call(empty), 0, None))
         task = world.task(spec, spec.created_at + 10, honest.address, attempt=2)
         await world.publisher.publish(TASKS, task)
         assert await settled(world, task) is ExecutionStatus.CERTIFIED
@@ -291,7 +292,7 @@ async def test_no_memory_grows_with_the_tasks_that_went_by(autojump_clock: MockC
             await settled(world, task)
         await trio.sleep(200)
         for keeper in keepers:
-            assert not keeper._attending
+            assert keeper._attending.idle
             assert not keeper._performer._performing
             assert not keeper._performer._answering
             assert not keeper._aggregator._ballots
