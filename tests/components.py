@@ -26,6 +26,20 @@ def _anvil() -> Path | None:
     return _on_path("anvil") or (binary if runs_here and binary.is_file() else None)
 
 
+def _dockerd() -> Path | None:
+    return _on_path("dockerd") if os.geteuid() == 0 else None
+
+
+def _esbuild() -> Path | None:
+    # What npm puts on PATH may be a script; the program itself is wanted.
+    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), "")
+    own = NODE_MODULES / f"@esbuild/linux-{machine}/bin/esbuild"
+    for program in (own, _on_path("esbuild")):
+        if program is not None and program.is_file() and program.read_bytes()[:4] == b"\x7fELF":
+            return program
+    return None
+
+
 def _npm_package(name: str) -> Path | None:
     folder = NODE_MODULES / name
     return folder if (folder / "package.json").is_file() else None
@@ -35,6 +49,8 @@ def _npm_package(name: str) -> Path | None:
 COMPONENTS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "anvil": (_anvil, "`make test` gets it from npm on x86-64 Linux; elsewhere install Foundry"),
     "redis-server": (lambda: _on_path("redis-server"), "`apt-get install redis-server`, or your system's own package"),
+    "dockerd": (_dockerd, "`apt-get install docker.io`; only root may start one"),
+    "esbuild": (_esbuild, "`make test` gets it where npm is present"),
     "node": (lambda: _on_path("node"), "install Node.js 18 or newer"),
     "sdk-triggerx": (lambda: _npm_package("sdk-triggerx"), "`make test` gets it where npm is present"),
     "ethers": (lambda: _npm_package("ethers"), "`make test` gets it where npm is present"),

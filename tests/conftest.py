@@ -20,6 +20,9 @@ A_NETWORK_EACH = frozenset(
 )
 """Tests that run a whole network of processes: some share one, and two at once are more than two cores carry."""
 
+A_DOCKER_ENGINE = "tests/sandbox/"
+"""Where tests share one engine, those whose names or parameters say docker: its start and its image take seconds."""
+
 SOAK_FACTOR = 20  # of the number of cases a property test generates otherwise
 
 
@@ -44,7 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """All tests that run a network do so on one worker, one after another; every other test runs wherever there is room.
+    """All tests that run a network do so on one worker, one after another, and so do those that share a Docker engine; every
+    other test runs wherever there is room.
 
     Not by the mark `xdist_group`: pytest-xdist 3.8 groups nothing under pytest 9.2.
     """
@@ -52,6 +56,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class OneWorkerForTheDevnet(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(A_DOCKER_ENGINE) and "docker" in nodeid:
+                return "docker"
             return "devnet" if nodeid.partition("::")[0] in A_NETWORK_EACH else nodeid
 
     return OneWorkerForTheDevnet(config, log)
