@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from node.infra.settings import (
     Address,
     ChainSettings,
+    ContentSettings,
     FetchSettings,
     HttpUrl,
     LogSettings,
@@ -121,6 +122,7 @@ class CoordinatorSettings(Settings):
     dispatch: DispatchSettings = Field(default=DispatchSettings(), description="Hand-out of tasks to keepers.")
     conditions: ConditionSettings = Field(default=ConditionSettings(), description="The condition scheduler.")
     fetch: FetchSettings = Field(default=FetchSettings(), description="Requests to the URLs that users' conditions name.")
+    content: ContentSettings = Field(default=ContentSettings(), description="Scripts and packages by CID.")
     redis: RedisSettings = Field(default=RedisSettings(), description="Dispatch queue, leases and task streams.")
     shards: ShardSettings = Field(default=ShardSettings(), description="Division of the jobs among several coordinators.")
     keepers: KeeperPolicySettings = Field(default=KeeperPolicySettings(), description="Which keepers are given tasks.")

@@ -28,6 +28,7 @@ __all__ = [
     "Address",
     "AggregatorSettings",
     "ChainSettings",
+    "ContentSettings",
     "ContractSettings",
     "FeeSettings",
     "FetchSettings",
@@ -229,6 +230,11 @@ class SandboxSettings(Settings):
         description="The program `esbuild`, for TypeScript without a Docker engine; unset looks where npm puts it.",
         examples=["/usr/local/bin/esbuild"],
     )
+    cache: FilePath | None = Field(
+        default=None,
+        description="Folder for Go's compiled library; unset is /var/cache/triggerx/sandbox for root, else ~/.cache/triggerx/sandbox.",
+        examples=["/var/cache/triggerx/sandbox"],
+    )
     cgroup: FilePath | None = Field(
         default=None,
         description="A cgroup (version 2) delegated to this node, with no process in it; unset looks for one of its own.",
@@ -239,6 +245,21 @@ class SandboxSettings(Settings):
         description="IPFS gateways asked for a script that neither peers nor its own URL gave; the CID is added to `/ipfs/`.",
         examples=[["https://ipfs.io"]],
     )
+
+
+class ContentSettings(Settings):
+    store_bytes: int = Field(
+        default=268_435_456,
+        ge=16_777_216,
+        description="Bytes on disk for scripts and packages; the least recently used are thrown out.",
+    )
+    ipfs_api: HttpUrl | None = Field(
+        default=None,
+        description="HTTP API of an IPFS daemon of your own: asked for what no peer has, and given what this program publishes.",
+        examples=["http://127.0.0.1:5001"],
+        json_schema_extra=SECRET,
+    )
+    ipfs_timeout_s: float = Field(default=20.0, gt=0, le=120, description="Seconds that one request to it may take.")
 
 
 class AggregatorSettings(Settings):
@@ -267,6 +288,7 @@ class NodeSettings(Settings):
         examples=["https://coordinator.example.org"],
     )
     fetch: FetchSettings = Field(default=FetchSettings(), description="Requests to the URLs that users' conditions name.")
+    content: ContentSettings = Field(default=ContentSettings(), description="Scripts and packages by CID.")
     sandbox: SandboxSettings = Field(default=SandboxSettings(), description="Running jobs' scripts.")
     aggregator: AggregatorSettings = Field(default=AggregatorSettings(), description="Aggregation of votes.")
     status: StatusSettings = Field(default=StatusSettings(), description="Health and metrics.")
