@@ -18,6 +18,7 @@ from node.checkins import open_check_in_post
 from node.duties import DutySettings
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
+from node.infra.content import open_content
 from node.infra.evm_wallet import EvmWallet
 from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
@@ -82,6 +83,7 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
         network = await stack.enter_async_context(
             open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
         )
+        content = await stack.enter_async_context(open_content(settings.content, settings.data_dir, network))
         compute = Threads()
         fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
         post = await stack.enter_async_context(open_check_in_post(settings.health_url)) if settings.health_url else None
@@ -95,6 +97,7 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
                 tracker=tracker,
                 clock=clock,
                 compute=compute,
+                content=content,
                 sources=Sources(
                     fetcher,
                     {chain_id: served.chain for chain_id, served in chains.items()},
