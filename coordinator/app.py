@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,11 +16,13 @@ from eth_utils.address import to_checksum_address
 
 from consensus.errors import Transient
 from coordinator import scoring
-from coordinator.alerts import Alerts, open_alerts, platform
+from coordinator.alerts import open_alerts, platform
 from coordinator.answers import Answers
 from coordinator.api.access import Sources
 from coordinator.api.server import api_app
 from coordinator.attempts import Attempts, DispatchPolicy
+from coordinator.authorising import Authoriser
+from coordinator.charges import Charges
 from coordinator.checkpoints import FencedCheckpoints
 from coordinator.dispatcher import Dispatcher
 from coordinator.endings import Endings
@@ -29,39 +30,38 @@ from coordinator.fees import Fees
 from coordinator.firing import FiringDesk
 from coordinator.guard import Guard
 from coordinator.health import KeeperWatch, UserWatch
-from coordinator.jobs import CheckUrl, Jobs
-from coordinator.keepers import OFFLINE_AFTER_S, Keepers
+from coordinator.jobs import Jobs
+from coordinator.keepers import Keepers
 from coordinator.line import Line
 from coordinator.metrics import CoordinatorMetrics
 from coordinator.monitor import Monitor
 from coordinator.news import Teller
 from coordinator.ownership import Kind, Ownership
+from coordinator.parts import Parts
+from coordinator.runs import Runs
 from coordinator.scheduler.condition import ConditionScheduler
 from coordinator.scheduler.event import EventScheduler
 from coordinator.scheduler.port import Scheduler
-from coordinator.scheduler.readings import SourceReader
 from coordinator.scheduler.time import TimeScheduler
-from coordinator.settings import AlertSettings, CoordinatorSettings
+from coordinator.settings import CoordinatorSettings
 from coordinator.signals import Signals
-from coordinator.store.port import Store
-from coordinator.store.records import Fired, Firing, Task
+from coordinator.store.records import Fired, Firing
 from coordinator.store.sqlite import open_store
 from coordinator.streams.connect import open_streams
-from coordinator.streams.port import Streams
-from coordinator.watch import Watch, probes
+from coordinator.watch import Watch, funds, probes
+from node.app import open_served
 from node.arguments import encode_call
 from node.infra.chain import Chain
-from node.infra.clock import Clock, SystemClock
-from node.infra.compute import Compute, Threads
+from node.infra.clock import SystemClock
+from node.infra.compute import Threads
 from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
 from node.infra.keystore import load_operator, read_password
-from node.infra.observe import Observer, Registry
-from node.infra.reach import host_config, reach_chain
-from node.infra.secret import Secret
+from node.infra.observe import Registry
+from node.infra.reach import host_config
 from node.infra.sources import Sources as SourceReads
+from node.packages import Packages
 from p2p.host import open_network
-from p2p.network import Network
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # its stubs, which libp2p brings along, shadow trio's own types
@@ -76,40 +76,6 @@ _HAND_OVER_S = 2.0  # of the five that a program has to end
 
 OnReady = Callable[[dict[str, Any]], None]
 Step = Callable[..., Awaitable[None]]
-
-
-async def _any_url(url: str, /, *schemes: str) -> None:
-    """Refuses nothing: for simulations, which ask no URLs."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Everything a coordinator is made of; `run_coordinator` builds the real ones, the simulation its own.
-
-    `instance` names this coordinator among those that share store and streams.
-    """
-
-    store: Store
-    streams: Streams
-    instance: str
-    network: Network
-    sources: SourceReader
-    alerts: Alerts
-    observers: Mapping[int, Observer]
-    registry: Registry
-    dispatcher_key: Secret[bytes]
-    clock: Clock
-    compute: Compute
-    policy: DispatchPolicy = field(default_factory=DispatchPolicy)
-    keeper_policy: scoring.Policy = field(default_factory=scoring.Policy)
-    lookahead: float = 5.0
-    script_lead: float = 5.0
-    poll_interval: float = 5.0
-    lease: float = 4.0
-    offline_after: float = OFFLINE_AFTER_S
-    alert_settings: AlertSettings = field(default_factory=AlertSettings)
-    check_url: CheckUrl = _any_url
-    on_published: Callable[[Task, float], None] = lambda task, at: None
 
 
 class Coordinator:
@@ -136,8 +102,7 @@ class Coordinator:
             p.network,
             chains,
             self.line,
-            fees,
-            p.dispatcher_key,
+            Authoriser(p.store, fees, p.dispatcher_key, p.clock, window=p.policy.window),
             self.signals,
             self.teller,
             p.clock,
@@ -176,7 +141,31 @@ class Coordinator:
         self.condition = ConditionScheduler(p.sources, p.clock, self.desk, p.store.add_gap, interval=p.poll_interval)
         self.schedulers: dict[Kind, Scheduler] = {"time": self.time, "event": self.event, "condition": self.condition}
 
-        # what became of it: chain -> monitor -> store
+        # what became of it: mesh and chain -> runs and monitor -> store; what runs without a transaction cost -> hub
+        self.runs = Runs(
+            p.store,
+            p.network,
+            chains,
+            p.registry,
+            Packages(p.network, p.content),
+            self.signals,
+            self.teller,
+            p.clock,
+            p.compute,
+            ended=endings,
+        )
+        self.charges = {
+            chain_id: Charges(
+                p.store,
+                chains[chain_id],
+                wallet,
+                p.clock,
+                mine=lambda: 0 in self.ownership.fences,
+                batch=p.charge_batch,
+                interval=p.charge_interval,
+            )
+            for chain_id, wallet in p.wallets.items()
+        }
         self.monitors = [
             Monitor(
                 p.store,
@@ -187,6 +176,7 @@ class Coordinator:
                 p.clock,
                 ended=endings,
                 dispatch=self.dispatcher.push,
+                settle=self.runs.settle,
             )
             for observer in p.observers.values()
         ]
@@ -195,7 +185,7 @@ class Coordinator:
         self.alerts = p.alerts
         self.keeper_watch = KeeperWatch(p.store, p.registry, p.alerts, p.clock, offline_after=p.offline_after)
         self.part_watch = Watch(
-            probes(p.store, p.streams, chains, p.network, p.clock),
+            probes(p.store, p.streams, chains, p.network, p.clock) | funds(chains, p.wallets, p.least_funds),
             p.alerts,
             p.clock,
             to=platform(p.alert_settings),
@@ -227,6 +217,8 @@ class Coordinator:
             ("keepers", self.keepers.run),
             ("line", self.line.run),
             ("news", self.teller.run),
+            ("runs", self.runs.run),
+            *((f"charges {chain_id}", charges.run) for chain_id, charges in self.charges.items()),
             ("dispatcher", self.dispatcher.run),
             ("firing", self.desk.run),
             *((f"{kind} scheduler", scheduler.run) for kind, scheduler in self.schedulers.items()),
@@ -312,7 +304,8 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.data_dir / STORE_FILE))
-        observers = {c.id: Observer((await stack.enter_async_context(reach_chain(c))).chain) for c in settings.chains}
+        served = {c.id: await stack.enter_async_context(open_served(c, settings.data_dir, key)) for c in settings.chains}
+        observers = {chain_id: each.observer for chain_id, each in served.items()}
         registry = Registry(observers)
         network = await stack.enter_async_context(
             open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
@@ -331,6 +324,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                 observers=observers,
                 registry=registry,
                 dispatcher_key=key,
+                wallets={chain_id: each.wallet for chain_id, each in served.items()},
                 clock=clock,
                 compute=compute,
                 sources=SourceReads(
@@ -361,6 +355,9 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                 script_lead=settings.scheduler.script_lead_s,
                 lease=settings.shards.lease_s,
                 offline_after=settings.alerts.keeper_offline_s,
+                charge_batch=settings.charges.batch,
+                charge_interval=settings.charges.interval_s,
+                least_funds=settings.charges.least_funds_wei,
             )
         )
 

@@ -7,41 +7,39 @@ resumes where it was; the bytes that are published are the stored ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
-from consensus import ecdsa
-from consensus.codec import keccak
+from consensus import runs
+from consensus.errors import Failed
 from consensus.lifecycle import PERFORMER_FAULTS, REASONS, UNEXECUTED, TaskState
-from consensus.messages import Authorisation, JobSpec, Uint256, spec_digest
 from consensus.messages import Task as TaskMessage
+from coordinator.authorising import Authoriser
 from coordinator.definitions.posted import DYNAMIC
-from coordinator.fees import Fees
-from coordinator.line import Line
+from coordinator.line import Held, Line
 from coordinator.news import Teller
+from coordinator.runs import ran
 from coordinator.scoring import Need, Standing
 from coordinator.signals import Signals, first_of
 from coordinator.store.port import Store
-from coordinator.store.records import Attempt, Called, Job, Task, TaskChange
+from coordinator.store.records import Attempt, Task, TaskChange
 from node.infra.chain import Chain
 from node.infra.clock import Clock
-from node.infra.secret import Secret
 from p2p.network import Network
 from p2p.topics import TASKS
 
 log = structlog.get_logger(__name__)
 
 S = TaskState
-_TIMED = frozenset({1, 2, 7})  # the hub asks of these that their second was in the job's life, of the others that the block is
 _CONFIRM_POLL_S = 1.0
 _ALONE_LOOK_S = 10.0
 _SHARED_LOOK_S = 1.0  # another coordinator's news come through the store only
 _LOOKS = 500  # of all tasks together a second, so that thousands in hand do not keep the store busy
-_NOT_SAID = frozenset({"NO_ACKNOWLEDGEMENT", "NO_EXECUTION", "REORGANISED"})  # ends of attempts that no keeper's word brought
+_NOT_SAID = frozenset({"NO_ACKNOWLEDGEMENT", "NO_EXECUTION", "NO_QUORUM", "REORGANISED"})  # ends that no keeper's word brought
+_CERTIFICATE_S = 15.0  # for a certificate of the last second to come
 _WITNESSES = 2  # keepers who must call a task hopeless before it is: one alone could be lying
 
 
@@ -56,35 +54,6 @@ class DispatchPolicy:
     settle: float = 15.0
 
 
-class _Held:
-    """The keeper that the task driven here counts for in the line: one at most."""
-
-    def __init__(self, line: Line, chain_id: int) -> None:
-        self._line = line
-        self._chain_id = chain_id
-        self.address: bytes | None = None
-
-    def given(self, address: bytes) -> None:
-        """The line has counted it already."""
-        self.address = address
-
-    def take(self, address: bytes) -> None:
-        if self.address != address:
-            self.drop()
-            self._line.hold(self._chain_id, address)
-            self.address = address
-
-    def rest(self, until: float) -> None:
-        if self.address is not None:
-            self._line.rest(self._chain_id, self.address, until)
-            self.address = None
-
-    def drop(self) -> None:
-        if self.address is not None:
-            self._line.release(self._chain_id, self.address)
-            self.address = None
-
-
 class Attempts:
     """`drive` brings one task from wherever it is to executed or failed."""
 
@@ -94,8 +63,7 @@ class Attempts:
         network: Network,
         chains: Mapping[int, Chain],
         line: Line,
-        fees: Fees,
-        key: Secret[bytes],
+        authorise: Authoriser,
         signals: Signals,
         teller: Teller,
         clock: Clock,
@@ -110,8 +78,7 @@ class Attempts:
         self._network = network
         self._chains = chains
         self._line = line
-        self._fees = fees
-        self._key = key
+        self._authorise = authorise
         self._signals = signals
         self._teller = teller
         self._clock = clock
@@ -123,7 +90,7 @@ class Attempts:
 
     async def drive(self, task_id: int) -> None:
         """Returns once the task has executed or ended. Raises `Transient` when store or chain are away: call again."""
-        held: _Held | None = None
+        held: Held | None = None
         try:
             while True:
                 task = await self._store.task(task_id)
@@ -131,7 +98,7 @@ class Attempts:
                     if task is not None and task.ended:
                         await self._ended(task.job_id)
                     return
-                held = held or _Held(self._line, task.chain_id)
+                held = held or Held(self._line, task.chain_id)
                 attempts = await self._store.attempts(task_id)
                 if attempts and attempts[-1].ended_ms is None:
                     held.take(attempts[-1].performer)
@@ -159,7 +126,7 @@ class Attempts:
 
     # --- the next attempt
 
-    async def _next(self, task: Task, attempts: Sequence[Attempt], held: _Held) -> None:
+    async def _next(self, task: Task, attempts: Sequence[Attempt], held: Held) -> None:
         job = await self._store.job(task.job_id)
         chain = self._chains.get(task.chain_id)
         if job is None or not job.active:
@@ -187,86 +154,16 @@ class Attempts:
         if job is None or not job.active:
             await self._fail(task, "JOB_INACTIVE")
             return
-        called = await self._store.called(task.id) or job.called  # what fired, though its owner has changed the job since
-        spec = JobSpec.decode(called.spec)
-        max_fee = await self._affordable(task, job, spec, called.gas_limit, chain)
-        if max_fee is None:
+        try:
+            attempt, max_fee = await self._authorise(task, job, chain, attempts, keeper)
+        except Failed as error:
+            await self._fail(task, error.code, error.detail)
             return
-        opens = max(task.scheduled_at, self._now_s(), *(a.deadline + 1 for a in attempts))
-        if job.definition not in _TIMED and opens > job.expires_at:
-            await self._fail(task, "JOB_INACTIVE", "the job expired before a keeper could execute it")
-            return
-        authorisation = self._authorisation(task, job, called, spec, len(attempts) + 1, keeper, max_fee, opens)
-        message = await self._message(task, authorisation, called.spec, chain, scripted=job.definition in DYNAMIC)
-        attempt = Attempt(
-            task_id=task.id,
-            number=authorisation.attempt,
-            performer=keeper.address,
-            peer_id=keeper.peer_id,
-            not_before=authorisation.not_before,
-            deadline=authorisation.deadline,
-            message=message.encode(),
-            created_ms=self._now_ms(),
-        )
-        step = TaskChange(
-            task.id, (S.DISPATCHED,), attempt=attempt.number, predicted_cost=max_fee, stages={"dispatched": attempt.created_ms}
-        )
+        stages = {"dispatched": attempt.created_ms}
+        step = TaskChange(task.id, (S.DISPATCHED,), attempt=attempt.number, predicted_cost=max_fee, stages=stages)
         after = await self._store.add_attempt(attempt, step, self._now_s())
         if after is not None:
             self._teller.tell("retry" if attempts else "dispatched", after)
-
-    async def _affordable(self, task: Task, job: Job, spec: JobSpec, gas: int, chain: Chain) -> int | None:
-        """Wei that this attempt may cost at most; None when the task has failed since its owner cannot, or will not, pay it."""
-        quote = await self._fees.bound(
-            task.chain_id, level=spec.level, gas=gas, priority=spec.priority, script_url=job.target.script_url
-        )
-        if job.max_fee and quote.total > job.max_fee:
-            await self._fail(task, "FEE_ABOVE_CAP", f"up to {quote.total} wei today, the job's max_fee is {job.max_fee}")
-            return None
-        balance = await chain.balance(job.owner)
-        if balance < quote.total:
-            await self._fail(task, "INSUFFICIENT_BALANCE", f"{balance} wei deposited, up to {quote.total} are needed")
-            return None
-        return quote.total
-
-    async def _message(
-        self, task: Task, authorisation: Authorisation, spec: bytes, chain: Chain, *, scripted: bool
-    ) -> TaskMessage:
-        """The attempt's task, signed. A script's inputs are fixed here, once: every keeper that runs it is given the same."""
-        pinned, storage, inputs = 0, "", b""
-        if scripted:
-            pinned = max(1, (await chain.head()).number - chain.confirmations)
-            storage = await self._store.storage(task.job_id)
-            inputs = self._sign(chain, TaskMessage.inputs_hash(authorisation, pinned, storage))
-        signature = self._sign(chain, authorisation.struct_hash())
-        parts = (task.chain_id, authorisation, signature, spec, task.trace_id, task.observation)
-        return TaskMessage(*parts, pinned, storage, inputs)
-
-    def _sign(self, chain: Chain, struct_hash: bytes) -> bytes:
-        return ecdsa.sign(self._key.reveal(), chain.domain.hub_digest(struct_hash))
-
-    def _authorisation(
-        self, task: Task, job: Job, called: Called, spec: JobSpec, number: int, keeper: Standing, max_fee: int, opens: int
-    ) -> Authorisation:
-        """Of a call that a script decides, only what it may not choose is authorised: the function, and the target if any."""
-        scripted = job.definition in DYNAMIC
-        selector = keccak(spec.function.encode())[:4] if spec.function else bytes(4)
-        deadline = opens + math.ceil(self._policy.window)
-        return Authorisation(
-            job_id=Uint256(job.id),
-            trigger_id=Uint256(task.trigger_id),
-            attempt=number,
-            performer=keeper.address,
-            spec=spec_digest(called.spec),
-            target=job.target.contract,
-            selector=selector if scripted else called.call[:4],
-            call_hash=bytes(32) if scripted else keccak(called.call),
-            gas_limit=called.gas_limit,
-            level=spec.level,
-            max_fee=Uint256(max_fee),
-            not_before=opens,
-            deadline=deadline if job.definition in _TIMED else min(deadline, job.expires_at),
-        )
 
     # --- an attempt under way
 
@@ -283,12 +180,20 @@ class Attempts:
             # Silence is enough to ask the next keeper, whose window opens after this one's. The last attempt must not be
             # called failed while somebody may still execute it.
             if (code == "NO_ACKNOWLEDGEMENT" and not last) or not await self._executed_by_deadline(task, current):
-                await self._end(task, current, code)
+                if not await self._reported(task.id, attempt):
+                    await self._end(task, current, code)
+                elif not await self._went_on(task.id, attempt, _rounds_end(attempt)):
+                    await self._end(task, current, "NO_QUORUM")
         await self._experienced(task, attempt)
 
     async def _executed_by_deadline(self, task: Task, attempt: Attempt) -> bool:
         """Whether the task went on, or the attempt ended, by its deadline or what the chain shows thereafter."""
         return await self._went_on(task.id, attempt, attempt.deadline) or not await self._nothing_executed(task, attempt)
+
+    async def _reported(self, task_id: int, attempt: Attempt) -> bool:
+        """Whether its keeper said that the script asks for no transaction, which a committee may confirm until its rounds end."""
+        task = await self._store.task(task_id)
+        return task is not None and ran(attempt.number) in task.stages
 
     async def _end(self, task: Task, attempt: Attempt, code: str) -> None:
         fault = code in PERFORMER_FAULTS
@@ -306,6 +211,8 @@ class Attempts:
         elif after is not None and after.executed_at is not None and after.performer == attempt.performer:
             self._line.ended(task.chain_id, attempt.performer, executed=True)
             await self._disproved(task, attempt)
+        elif after is not None and after.state is S.NOT_EXECUTED and after.performer == attempt.performer:
+            self._line.ended(task.chain_id, attempt.performer, executed=True)  # it did what there was to do
         if current.acknowledged_ms is not None and current.published_ms is not None:
             seconds = max(0, current.acknowledged_ms - current.published_ms) / 1000
             self._line.acknowledged(task.chain_id, attempt.performer, seconds)
@@ -384,6 +291,11 @@ class Attempts:
 
     def _now_s(self) -> int:
         return int(self._clock.now())
+
+
+def _rounds_end(attempt: Attempt) -> float:
+    """When nobody can certify its run any more, and the last certificate has had its way."""
+    return runs.opens(TaskMessage.decode(attempt.message), runs.ROUNDS) + _CERTIFICATE_S
 
 
 def _hopeless(attempts: Sequence[Attempt]) -> bool:

@@ -13,9 +13,10 @@ import trio
 from eth_utils.address import to_checksum_address
 
 from consensus.errors import Transient
-from consensus.lifecycle import REASONS, TaskState
+from consensus.lifecycle import REASONS
 from consensus.rules import CLOCK_SKEW, Facts
 from coordinator.alerts import Alerts, Notice, Recipient
+from coordinator.news import kind_of
 from coordinator.store.port import Store
 from coordinator.store.records import ACTIVE, Job, KeeperRecord, KeeperSeen, Task
 from coordinator.times import minutes, utc
@@ -194,14 +195,14 @@ class UserWatch:
 
     async def _works(self, job_id: int) -> bool:
         ended = [t for t in await self._store.tasks_of_job(job_id, _RECENT) if t.ended]
-        return bool(ended) and ended[-1].state is TaskState.COMPLETED
+        return bool(ended) and kind_of(ended[-1]) == "completed"
 
     async def _look_at(self, task: Task) -> None:
         job = await self._store.job(task.job_id)
         if job is None:
             return
         if task.reason != "INSUFFICIENT_BALANCE":
-            if task.state is not TaskState.COMPLETED:
+            if kind_of(task) == "failed":
                 await self._failed(task, job)
             if not self._due(task.chain_id, job.owner):
                 return
@@ -251,6 +252,8 @@ class UserWatch:
 
 _REVERTS = "Call the function yourself with the job's arguments to see why it reverts, then update or delete the job."
 
+_SCRIPT = "Run the script yourself with the inputs that docs/scripts.md names, and post a job with a corrected one."
+
 REMEDIES = {
     "INNER_CALL_FAILED": _REVERTS,
     "CALL_REVERTS": _REVERTS,
@@ -259,7 +262,14 @@ REMEDIES = {
     "SOURCE_UNUSABLE": "See that the condition's source answers with a number where the job's route leads.",
     "SOURCE_REFUSED": "Name a source that is reached over the public internet.",
     "JOB_INACTIVE": "Create the job anew if it is still wanted.",
-    "UNSUPPORTED_JOB": "Delete the job: keepers cannot execute jobs of its type yet.",
+    "UNSUPPORTED_JOB": "Delete the job: keepers cannot execute jobs of its type.",
+    "FEE_ABOVE_CAP": "Raise the job's max_fee, or wait for a lower gas price.",
+    "SCRIPT_FAILED": _SCRIPT,
+    "SCRIPT_TIMEOUT": _SCRIPT,
+    "SCRIPT_MEMORY": _SCRIPT,
+    "SCRIPT_OUTPUT": _SCRIPT,
+    "SCRIPT_INVALID": _SCRIPT,
+    "SCRIPT_UNREACHABLE": "Upload the script with POST /api/content, or see that its gateway answers.",
 }
 """What a job's owner can do about a task's reason; of the others the platform takes care."""
 

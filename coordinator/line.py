@@ -220,3 +220,32 @@ class Line:
         for priority in sorted(lines):
             for waiter in lines[priority]:
                 yield lines[priority], waiter
+
+
+class Held:
+    """The keeper that the task driven here counts for in the line: one at most."""
+
+    def __init__(self, line: Line, chain_id: int) -> None:
+        self._line = line
+        self._chain_id = chain_id
+        self.address: bytes | None = None
+
+    def given(self, address: bytes) -> None:
+        """The line has counted it already."""
+        self.address = address
+
+    def take(self, address: bytes) -> None:
+        if self.address != address:
+            self.drop()
+            self._line.hold(self._chain_id, address)
+            self.address = address
+
+    def rest(self, until: float) -> None:
+        if self.address is not None:
+            self._line.rest(self._chain_id, self.address, until)
+            self.address = None
+
+    def drop(self) -> None:
+        if self.address is not None:
+            self._line.release(self._chain_id, self.address)
+            self.address = None

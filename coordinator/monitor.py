@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,7 +12,8 @@ import trio
 from consensus.committee import MAX_ROUNDS
 from consensus.errors import Transient
 from consensus.lifecycle import REASONS, TaskState
-from coordinator.news import Teller
+from consensus.runs import SCRIPTED
+from coordinator.news import Teller, kind_of
 from coordinator.signals import Signals
 from coordinator.store.port import Store
 from coordinator.store.records import Task, TaskChange
@@ -24,6 +26,8 @@ from node.infra.chain import (
     Head,
     JobDeleted,
     RegistryChanged,
+    RunCharged,
+    RunSkipped,
     TaskExecuted,
     TaskExpired,
     TaskValidated,
@@ -83,6 +87,10 @@ def change_of(
             )
         case TaskExpired():
             return not_attested(event.task_id, now_ms)
+        case RunCharged():
+            return TaskChange(event.task_id, (), {"charged": now_ms}, cost=event.fee)
+        case RunSkipped(reason=reason) if reason != "AlreadyCharged":
+            return TaskChange(event.task_id, (), {"not_charged": now_ms}, cost=0)
     return None
 
 
@@ -125,9 +133,10 @@ class Monitor:
         *,
         ended: Callable[[int], Awaitable[None]],
         dispatch: Callable[[Sequence[tuple[int, int]]], Awaitable[None]],
+        settle: Callable[[int], Awaitable[None]],
     ) -> None:
         """`ended` is told the job of each task that ended, and jobs deleted on chain (`coordinator.endings`); `dispatch` tasks
-        (id, priority) that need a keeper again."""
+        (id, priority) that need a keeper again; `settle` those with a script that the chain has moved (`coordinator.runs`)."""
         self._store = store
         self._chain = chain
         self._observer = observer
@@ -136,6 +145,7 @@ class Monitor:
         self._clock = clock
         self._ended = ended
         self._dispatch = dispatch
+        self._settle = settle
         self._operators: dict[int, bytes] = {}
         self._awaiting: dict[int, int] = {}
         self._lost: set[int] = set()
@@ -204,13 +214,19 @@ class Monitor:
             if isinstance(event, TaskValidated) and event.accepted:
                 record = await self._chain.execution(event.task_id)
             change = change_of(event, times.get(event.place.block_number), now_ms, self._operators, record)
+            if change is not None and isinstance(event, RunCharged | RunSkipped):
+                change = await self._of_run(event, change)
             if change is not None:
                 changes.append(change)
         deleted = [e.job_id for e in events if isinstance(e, JobDeleted)]
         changed = await self._store.record(self.chain_id, head.number, changes, deleted, int(self._clock.now()))
         self.head = self._observer.head = head
+        moved = {change.task_id for change in changes if change.path}
         for task in changed:
-            self._tell(task)
+            if task.id in moved:
+                self._tell(task)
+            if task.definition in SCRIPTED:
+                await self._settle(task.id)
         for change in changes:  # another coordinator may have been first: our own parts wait for this news all the same
             self._signals.notify(change.task_id)
             self._note(change)
@@ -227,8 +243,21 @@ class Monitor:
                 times[number] = block.timestamp
         return times
 
+    async def _of_run(self, event: RunCharged | RunSkipped, change: TaskChange) -> TaskChange | None:
+        """The charge of a run without a transaction, with who attested it; None when the task is no such run, by our store."""
+        task = await self._store.task(event.task_id)
+        if task is None or task.state is not S.NOT_EXECUTED:
+            log.warning("charge_of_an_unknown_run", task_id=str(event.task_id), job_id=str(event.job_id))
+            return None
+        if isinstance(event, RunSkipped):
+            log.warning("run_not_charged", task_id=str(event.task_id), job_id=str(event.job_id), reason=event.reason)
+        attesters = tuple(self._operators[i] for i in task.attester_ids if i in self._operators)
+        return replace(change, attesters=attesters)
+
     def _note(self, change: TaskChange) -> None:
         """Which tasks are awaited, by the events alone."""
+        if not change.path:
+            return
         if change.path == (S.EXECUTED,):
             self._awaiting.setdefault(change.task_id, change.executed_at or int(self._clock.now()))
         else:
@@ -239,7 +268,7 @@ class Monitor:
         self._signals.notify(task.id)
         if not task.ended:
             return
-        self._teller.tell("completed" if task.state is S.COMPLETED else "failed", task)
+        self._teller.tell(kind_of(task), task)
         log.info(
             "task_ended",
             task_id=str(task.id),
@@ -286,6 +315,9 @@ class Monitor:
         """What one RPC said was gone, and another had delivered all along: no event will say so again."""
         record = await self._chain.execution(task_id)
         if record is None or self.head is None or record.block_number > self.head.number:
+            return
+        if record.status is ExecutionStatus.NOT_EXECUTED:  # its run was charged
+            self._lost.discard(task_id)
             return
         now = int(self._clock.now())
         change = TaskChange(

@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from consensus.errors import Transient
+from consensus.lifecycle import TaskState
 from coordinator.store.records import Task
 from coordinator.streams.port import Streams, TaskNews
 from node.infra.clock import Clock
@@ -20,6 +21,12 @@ log = structlog.get_logger(__name__)
 
 _WAITING = 4096  # news of a busy second, in a few hundred kilobytes; what comes beyond them is dropped
 _BATCH = 256
+
+
+def kind_of(task: Task) -> str:
+    """The stream for a task that has ended: a script that decided against it did what it is there for."""
+    worked = task.state is TaskState.COMPLETED or task.reason == "SCRIPT_DECLINED"
+    return "completed" if worked else "failed"
 
 
 class Teller:

@@ -110,6 +110,14 @@ class DispatchSettings(Settings):
     attempt_window_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds an attempt's authorisation is valid.")
 
 
+class ChargeSettings(Settings):
+    batch: int = Field(default=32, ge=1, le=64, description="Runs without a transaction that are charged in one transaction.")
+    interval_s: float = Field(default=600.0, ge=1, le=86_400, description="Seconds that one waits for others at most.")
+    least_funds_wei: int = Field(
+        default=10**16, ge=0, lt=2**63, description="The dispatcher's account is low when it holds less; 0 for never."
+    )
+
+
 class CoordinatorSettings(Settings):
     """`triggerx-coordinator`."""
 
@@ -120,6 +128,7 @@ class CoordinatorSettings(Settings):
     api: ApiSettings = Field(default=ApiSettings(), description="The job API; health and metrics are served beside it.")
     scheduler: SchedulerSettings = Field(default=SchedulerSettings(), description="The time scheduler.")
     dispatch: DispatchSettings = Field(default=DispatchSettings(), description="Hand-out of tasks to keepers.")
+    charges: ChargeSettings = Field(default=ChargeSettings(), description="Charging of runs without a transaction.")
     conditions: ConditionSettings = Field(default=ConditionSettings(), description="The condition scheduler.")
     fetch: FetchSettings = Field(default=FetchSettings(), description="Requests to the URLs that users' conditions name.")
     content: ContentSettings = Field(default=ContentSettings(), description="Scripts and packages by CID.")

@@ -14,7 +14,7 @@ from coordinator.alerts import Alerts, Notice, Recipient
 from coordinator.store.port import Store
 from coordinator.streams.port import Streams
 from coordinator.times import minutes, utc
-from node.infra.chain import Chain
+from node.infra.chain import Chain, Wallet
 from node.infra.clock import Clock
 from p2p.network import Network
 
@@ -27,6 +27,7 @@ _EVERY_S = 5.0
 _PATIENCE_S = 5.0  # a part that answers no sooner is as good as away
 
 NO_PEER = "NO_PEER"
+LOW_FUNDS = "LOW_FUNDS"
 PROBE = "watch"
 """The checkpoint that is written to see whether the store writes."""
 
@@ -37,6 +38,7 @@ REMEDIES = {
     "store": "See that the store's disk has room and can be written to, and that nothing else holds its file locked.",
     "streams": "See that the Redis server runs and can be reached (redis-cli ping), and that `redis.url` names it.",
     "chain": "See that the endpoints in `chains.rpc` answer (eth_chainId), and add another one to the list.",
+    "dispatcher": "Send coins of the chain to the dispatcher's account: without them no run is charged.",
     "mesh": "See that the bootstrap peers in `mesh.bootstrap` run and that this machine can reach their TCP ports.",
 }
 """What to do, by the part's name up to its colon."""
@@ -149,6 +151,22 @@ def probes(store: Store, streams: Streams, chains: Mapping[int, Chain], network:
         **{f"chain:{chain_id}": head_of(chain) for chain_id, chain in chains.items()},
         "mesh": mesh,
     }
+
+
+def funds(chains: Mapping[int, Chain], wallets: Mapping[int, Wallet], least: int) -> dict[str, Probe]:
+    """The dispatcher's account on each chain holds `least` wei: it pays for the transactions that charge runs."""
+
+    def holds(chain: Chain, account: bytes) -> Probe:
+        async def look() -> None:
+            balance = await chain.native_balance(account)
+            if balance < least:
+                raise Transient(LOW_FUNDS, f"{balance} wei, at least {least} are asked for")
+
+        return look
+
+    if not least:
+        return {}
+    return {f"dispatcher:{chain_id}": holds(chains[chain_id], wallet.address) for chain_id, wallet in wallets.items()}
 
 
 def _away(name: str, state: PartState) -> Notice:

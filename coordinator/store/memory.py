@@ -16,6 +16,7 @@ from consensus.messages import Usage
 from coordinator.store import changes as rules
 from coordinator.store.port import Fences
 from coordinator.store.records import (
+    SCRIPT_URLS,
     SHARDS,
     ApiKey,
     Attempt,
@@ -171,6 +172,11 @@ class MemoryStore:
     async def job_counts(self) -> dict[JobStatus, int]:
         return await _now(dict(Counter(job.status for job in self._jobs.values())))
 
+    async def script_urls(self) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        urls = [job.target.script_url for job in reversed(self._jobs.values()) if not job.ended and job.target.script_url]
+        return list(dict.fromkeys(urls))[:SCRIPT_URLS]
+
     async def linked_to(self, job_id: int) -> Job | None:
         await trio.lowlevel.checkpoint()
         job = self._jobs.get(job_id)
@@ -324,8 +330,8 @@ class MemoryStore:
     async def tasks_with_packages(self) -> Sequence[int]:
         return await _now(list(dict.fromkeys(p.task_id for p in sorted(self._packages.values(), key=lambda p: p.heard_at))))
 
-    async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
-        return await _now([c for c in self._charges.values() if c.chain_id == chain_id and c.shard in shards][:limit])
+    async def run_charges(self, chain_id: int, limit: int) -> Sequence[RunCharge]:
+        return await _now([c for c in self._charges.values() if c.chain_id == chain_id][:limit])
 
     async def usage(self, script: str) -> Usage | None:
         return await _now(self._usage.get(script))
@@ -478,7 +484,7 @@ class MemoryStore:
         if rules.stores(before, after, change):
             self._storage[after.job_id] = rules.stored(self._storage.get(after.job_id, {}), change.storage or {})
         if change.charge and after.cost is None:
-            self._charges[after.id] = RunCharge(after.id, after.chain_id, after.shard, change.charge, at)
+            self._charges[after.id] = RunCharge(after.id, after.chain_id, change.charge, at)
         elif after.cost is not None and before.cost is None:
             self._charges.pop(after.id, None)
         self._opened(after, not after.ended)

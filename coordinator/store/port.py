@@ -114,6 +114,10 @@ class Store(Protocol):
         """Number of jobs by status."""
         ...
 
+    async def script_urls(self) -> Sequence[str]:
+        """The URLs of scripts that jobs name which have not ended, each once, those of the newest jobs first; at most 10,000."""
+        ...
+
     async def linked_to(self, job_id: int) -> Job | None:
         """The job that begins when this one completes."""
         ...
@@ -234,9 +238,9 @@ class Store(Protocol):
         """Oldest first."""
         ...
 
-    async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
-        """Certified runs of these shards' jobs that have not been charged, oldest first. `TaskChange.charge` adds one, the change
-        that brings the task's `cost` takes it away."""
+    async def run_charges(self, chain_id: int, limit: int) -> Sequence[RunCharge]:
+        """Certified runs that have not been charged, oldest first. `TaskChange.charge` adds one, the change that brings the
+        task's `cost` takes it away."""
         ...
 
     async def usage(self, script: str) -> Usage | None:

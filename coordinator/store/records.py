@@ -52,6 +52,9 @@ class Fired(StrEnum):
 ACTIVE = frozenset({JobStatus.CREATED, JobStatus.SCHEDULED})
 """Jobs that still fire."""
 
+SCRIPT_URLS = 10_000
+"""Of live jobs that are listed at a time."""
+
 ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.DELETED})
 """Jobs of which nothing more comes."""
 
@@ -377,7 +380,6 @@ class RunCharge:
 
     task_id: int
     chain_id: int
-    shard: int
     certificate: bytes
     at: int
 

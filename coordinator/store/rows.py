@@ -290,7 +290,7 @@ PACKAGES = Table(
     [big("task_id", "task_id"), *plain("attempt", "package", "heard_at"), flag("contradicted", "contradicted")],
 )
 
-CHARGES = Table("run_charges", ["task_id"], [big("task_id", "task_id"), *plain("chain_id", "shard", "certificate", "at")])
+CHARGES = Table("run_charges", ["task_id"], [big("task_id", "task_id"), *plain("chain_id", "certificate", "at")])
 
 SELECT_USER = USERS.select.replace("SELECT ", "SELECT user_data.user_id, ")
 

@@ -427,10 +427,10 @@ MIGRATIONS = (
         charge_no INTEGER PRIMARY KEY,
         task_id TEXT NOT NULL UNIQUE,
         chain_id INTEGER NOT NULL,
-        shard INTEGER NOT NULL,
         certificate BLOB NOT NULL,
         at INTEGER NOT NULL
     );
+    CREATE INDEX charges_of_chain ON run_charges (chain_id);
     CREATE TABLE script_usage (
         script TEXT PRIMARY KEY,
         cpu_ms INTEGER NOT NULL,

@@ -14,6 +14,7 @@ from coordinator.store import changes as rules
 from coordinator.store import rows, steps
 from coordinator.store.port import Fences
 from coordinator.store.records import (
+    SCRIPT_URLS,
     ApiKey,
     Attempt,
     Called,
@@ -142,6 +143,13 @@ class SqliteStore:
         query = "SELECT status, jobs FROM job_counts WHERE jobs > 0"
         return await self._db.read(lambda db: {JobStatus(status): n for status, n in db.execute(query)})
 
+    async def script_urls(self) -> Sequence[str]:
+        query = (
+            "SELECT dynamic_arguments_script_url FROM job_data WHERE is_ended = 0 AND dynamic_arguments_script_url <> ''"
+            " GROUP BY dynamic_arguments_script_url ORDER BY max(job_no) DESC LIMIT ?"
+        )
+        return await self._db.read(lambda db: [url for (url,) in db.execute(query, [SCRIPT_URLS])])
+
     async def linked_to(self, job_id: int) -> Job | None:
         query = rows.SELECT_JOB + " WHERE job_id = (SELECT link_job_id FROM job_data WHERE job_id = ?)"  # noqa: S608
         return await self._db.read(lambda db: steps.one(db, query, [str(job_id)], rows.job_of))
@@ -267,11 +275,9 @@ class SqliteStore:
         query = "SELECT task_id FROM run_packages GROUP BY task_id ORDER BY min(heard_at), min(rowid)"
         return await self._db.read(lambda db: steps.every(db, query, [], lambda row: int(row[0])))
 
-    async def run_charges(self, chain_id: int, shards: Sequence[int], limit: int) -> Sequence[RunCharge]:
-        query = (
-            f"{rows.CHARGES.select} WHERE chain_id = ? AND shard IN ({', '.join('?' * len(shards))}) ORDER BY charge_no LIMIT ?"
-        )
-        return await self._db.read(lambda db: steps.every(db, query, [chain_id, *shards, limit], rows.charge_of))
+    async def run_charges(self, chain_id: int, limit: int) -> Sequence[RunCharge]:
+        query = rows.CHARGES.select + " WHERE chain_id = ? ORDER BY charge_no LIMIT ?"
+        return await self._db.read(lambda db: steps.every(db, query, [chain_id, limit], rows.charge_of))
 
     async def usage(self, script: str) -> Usage | None:
         return await self._db.read(lambda db: steps.usage(db, script))

@@ -325,7 +325,7 @@ def change(db: sqlite3.Connection, news: TaskChange, at: int) -> Task | None:
     if rules.stores(before, after, news):
         _store(db, after.job_id, news.storage or {})
     if news.charge and after.cost is None:
-        rows.CHARGES.upsert(db, RunCharge(after.id, after.chain_id, after.shard, news.charge, at))
+        rows.CHARGES.upsert(db, RunCharge(after.id, after.chain_id, news.charge, at))
     elif after.cost is not None and before.cost is None:
         db.execute("DELETE FROM run_charges WHERE task_id = ?", [str(after.id)])
     if before.ended != after.ended:

@@ -18,9 +18,10 @@ from consensus.messages import Refusal, Task, Uint256
 from consensus.triggers import Cron, Interval
 from coordinator import scoring
 from coordinator.alerts import Alerts
-from coordinator.app import Coordinator, Parts
+from coordinator.app import Coordinator
 from coordinator.attempts import DispatchPolicy
 from coordinator.definitions.posted import Posted
+from coordinator.parts import Parts
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
 from coordinator.store.records import SHARDS, Attempt, Job
@@ -212,6 +213,7 @@ class World:
                 observers={chain_id: observer},
                 registry=Registry({chain_id: observer}),
                 dispatcher_key=Secret(DISPATCHER),
+                wallets={chain_id: self.chain.wallet(ecdsa.address_of(DISPATCHER))},
                 clock=self.clock,
                 compute=inline,
                 policy=self.policy,
