@@ -54,6 +54,7 @@ from node.arguments import encode_call
 from node.infra.chain import Chain
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
+from node.infra.content import open_content
 from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
 from node.infra.keystore import load_operator, read_password
@@ -312,6 +313,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
         )
         instance = network.peer_id
         streams = await stack.enter_async_context(open_streams(settings.redis, settings.data_dir, instance))
+        content = await stack.enter_async_context(open_content(settings.content, settings.data_dir, network))
         fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
         alerts = await stack.enter_async_context(open_alerts(settings.alerts, store, clock, streams))
         compute = Threads()
@@ -324,6 +326,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                 observers=observers,
                 registry=registry,
                 dispatcher_key=key,
+                content=content,
                 wallets={chain_id: each.wallet for chain_id, each in served.items()},
                 clock=clock,
                 compute=compute,
