@@ -232,7 +232,7 @@ class SandboxSettings(Settings):
     )
     cache: FilePath | None = Field(
         default=None,
-        description="Folder for Go's compiled library; unset is /var/cache/triggerx/sandbox for root, else ~/.cache/triggerx/sandbox.",
+        description="Folder of Go's compiled library; unset: below /var/cache/triggerx for root, else below ~/.cache/triggerx.",
         examples=["/var/cache/triggerx/sandbox"],
     )
     cgroup: FilePath | None = Field(

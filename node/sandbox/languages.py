@@ -51,7 +51,7 @@ except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as 
 
 _BUILD_GO = """
 "$1" -p main -complete -trimpath /script -importcfg "$3" -o /tmp/main.a /script/main.go >&2 || exit 1
-"$2" -s -w -importcfg "$3" -o /tmp/main /tmp/main.a >&2 || exit 1
+"$2" -s -w -importcfg "$3.link" -o /tmp/main /tmp/main.a >&2 || exit 1
 exec cat /tmp/main
 """
 
@@ -68,7 +68,8 @@ class Tools:
     go_link: str | None = None
     """`go tool -n link`."""
     go_importcfg: str | None = None
-    """Lists Go's compiled standard library: lines `packagefile PATH=FILE`."""
+    """Lists the packages of Go's compiled standard library that may be imported: lines `packagefile PATH=FILE`. Beside it lies a
+    file with `.link` to its name, which lists all."""
 
     def missing(self, language: Language) -> str:
         """What is missing for a language, in words; '' when nothing is."""
