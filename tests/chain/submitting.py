@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
@@ -104,9 +105,9 @@ class Executioner(trio.abc.Instrument):
 
 
 async def live(setup: Setup, order: Order, executioner: Executioner) -> Outcome:
-    contracts = ContractSettings(**{name: bytes.fromhex(at[2:]) for name, at in setup.contracts.items()})
+    addresses: dict[str, Any] = {name: bytes.fromhex(at[2:]) for name, at in setup.contracts.items()}
     settings = ChainSettings(
-        id=setup.chain_id, name="anvil", rpc=(setup.url,), poll_interval_ms=10, confirmations=0, contracts=contracts
+        id=setup.chain_id, name="anvil", rpc=(setup.url,), poll_interval_ms=10, contracts=ContractSettings(**addresses)
     )
     async with (
         open_rpc([setup.url], expect_chain_id=setup.chain_id) as rpc,

@@ -1,4 +1,4 @@
-"""A keeper killed by SIGKILL at each await of submitting: one transaction for a task, no gap, and what follows is mined at once."""
+"""A keeper killed at each await of submitting: one transaction for a task, no gap, and what follows is mined at once."""
 
 from __future__ import annotations
 
