@@ -88,8 +88,9 @@ class JobSpec(Wire, frozen=True):
     """The whole job as posted, in the form keepers agree on; its CID binds every authorisation of the job.
 
     `arguments` is the JSON text of the argument array, `function` the canonical signature (`ping(uint256)`); both empty for
-    type 7, whose script decides the call, and `target` then zero unless the job names one. `script_url` and `language` are
-    empty where the arguments are given. Times are UTC seconds, `time_frame` seconds.
+    type 7, whose script decides the call, and `target` then zero unless the job names one. Of types 2, 4 and 6 `arguments` are
+    those that the script must print (null for any), and `function` names the members of tuples where the ABI does.
+    `script_url` and `language` are empty where the arguments are given. Times are UTC seconds, `time_frame` seconds.
     """
 
     job_id: Uint256

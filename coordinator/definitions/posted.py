@@ -10,7 +10,7 @@ from consensus.errors import Invalid
 from consensus.messages import MAX_SPEC_BYTES, JobSpec, Uint256
 from consensus.triggers import Cron, Interval, Moments, OnCondition, OnEvent, Trigger
 from coordinator.store.records import Job, JobStatus, MissedPolicy
-from node.arguments import canonical_arguments, dump_json, encode_call, parse_json, resolve_function
+from node.arguments import canonical_arguments, dump_json, encode_call, parse_json, resolve_function, with_names
 from node.infra.chain import Job as ChainJob
 
 CUSTOM_SCRIPT = runs.CUSTOM
@@ -114,6 +114,8 @@ def static_call(function: str, arguments: str, abi: str) -> Call:
 
 def spec_of(posted: Posted, call: Call, created_at: int, time_frame: int) -> bytes:
     """The JobSpec's bytes: the same for the same job, however often it is posted. Raises `Invalid` when they are too many."""
+    # Scripts may name the members of tuples, which static arguments no longer do.
+    function = with_names(call.signature, posted.abi) if posted.definition in DYNAMIC and call.signature else call.signature
     spec = JobSpec(
         job_id=Uint256(posted.id),
         chain_id=posted.chain_id,
@@ -123,7 +125,7 @@ def spec_of(posted: Posted, call: Call, created_at: int, time_frame: int) -> byt
         time_frame=time_frame,
         trigger=posted.trigger,
         target=posted.contract,
-        function=call.signature,
+        function=function,
         arguments=call.arguments,
         level=posted.security,
         script_url=posted.script_url,

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 
 from consensus.codec import keccak
 from consensus.errors import Invalid
+from consensus.messages import JobSpec
+from consensus.triggers import Interval
+from coordinator.definitions.posted import Posted, call_of, spec_of
 from node.arguments import MAX_SIGNATURE, dump_json, encode_call, resolve_function, selector, with_names
+from node.scripts import Call
+from node.scripts.outputs import action_of
 
 ADDRESS = to_checksum_address(b"\x77" * 20)
 
@@ -117,6 +122,33 @@ def test_names_travel_in_the_signature() -> None:
     bare = resolve_function("f", wide)
     assert with_names(bare, wide) == bare
     assert len(bare) < MAX_SIGNATURE
+
+
+def test_a_script_names_the_members_of_tuples_that_the_posted_abi_names() -> None:
+    spec = JobSpec.decode(spec_of(scripted := posted(), call_of(scripted), 1_700_000_000, 3600))
+    printed = f'[{{"to":"{ADDRESS}","limits":[[-5,true]],"side":1}},7]'.encode()
+    assert action_of(spec, printed) == Call(b"\x55" * 20, encode_call(TRADE, printed.decode(), ORDER))
+    assert call_of(scripted).signature == TRADE
+
+
+def posted() -> Posted:
+    return Posted(
+        id=1,
+        owner=b"\x44" * 20,
+        title="",
+        definition=2,
+        time_frame=3600,
+        trigger=Interval(60),
+        chain_id=31337,
+        created_chain_id=31337,
+        contract=b"\x55" * 20,
+        function="trade",
+        abi=ORDER,
+        arg_type=2,
+        arguments="",
+        script_url="ipfs://bafkreiaxnnnb7qz2focittuqq3ya25q7rcv3bqynnczfzako47346wosmu",
+        language="py",
+    )
 
 
 def test_too_many_and_too_few_arguments_are_named() -> None:
