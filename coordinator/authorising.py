@@ -15,6 +15,7 @@ from coordinator.fees import Fees
 from coordinator.scoring import Standing
 from coordinator.store.port import Store
 from coordinator.store.records import Attempt, Called, Job, Task
+from node.arguments import selector as selector_of
 from node.infra.chain import Chain
 from node.infra.clock import Clock
 from node.infra.secret import Secret
@@ -76,7 +77,7 @@ class Authoriser:
     ) -> Authorisation:
         """Of a call that a script decides, only what it may not choose is authorised: the function, and the target if any."""
         scripted = job.definition in SCRIPTED
-        selector = keccak(spec.function.encode())[:4] if spec.function else bytes(4)
+        selector = selector_of(spec.function) if spec.function else bytes(4)
         deadline = opens + math.ceil(self._window)
         return Authorisation(
             job_id=Uint256(job.id),
