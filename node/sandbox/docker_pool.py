@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from consensus.errors import Misconfigured, Transient
+from node.sandbox.beside import beside
 from node.sandbox.docker_container import LABEL, Shape, config, tools
 from node.sandbox.docker_engine import Attached, Engine
 from node.sandbox.languages import Tools
@@ -140,7 +141,7 @@ class Pool:
             self._warm.clear()
             self._known.clear()
             with suppress(Transient):
-                await self._sweep()
+                await self._sweep(closing=True)
         if scope.cancelled_caught:
             log.warning("containers_left", remedy="they are removed when this node starts again")
 
@@ -165,7 +166,7 @@ class Pool:
     def _wake(self) -> None:
         self._changed.set()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, closing: bool = False) -> None:
         """Removes what carries our label and is nobody's: left by a crash, an engine that went away, or a start cut short."""
         self._stray = False
         try:
@@ -175,8 +176,8 @@ class Pool:
         except Transient:
             self._stray = True
             raise
-        if left:
-            log.info("containers_removed", containers=len(left))
+        if left and not closing:
+            log.info("stray_containers_removed", containers=len(left))
         for entry in os.scandir(self._folder):
             if entry.name not in self._known:
                 shutil.rmtree(entry.path, ignore_errors=True)
@@ -188,14 +189,11 @@ async def open_pool(engine: Engine, owner: str, folder: Path, shape: Shape, size
     pool's alone, and must be the same for the engine as for us. Raises `Misconfigured` when it cannot be written to."""
     _make(folder)
     pool = Pool(engine, owner, folder, shape, size)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pool.keep_warm)
-        nursery.start_soon(pool.remove_used)
-        try:
+    try:
+        async with beside(pool.keep_warm, pool.remove_used):
             yield pool
-        finally:
-            nursery.cancel_scope.cancel()
-            await pool.close()
+    finally:
+        await pool.close()
 
 
 def _make(folder: Path) -> None:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ import trio
 from consensus.errors import Failed
 from node.infra.addresses import MAX_URL, RefusedUrl, Target, parse_url
 from node.infra.connections import CONNECT_S, Addresses
+from node.sandbox.beside import beside
 from node.sandbox.port import Limits
 
 MAX_HOSTS: Final = 8
@@ -217,12 +219,8 @@ async def open_egress(
             os.chmod(where / _SOCKET, 0o666)  # noqa: S103 - the sandbox's user is another than ours
             listener.listen(_AT_ONCE)
             egress = Egress(allowed, limits.transferred, addresses, where)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(egress.serve, listener)
-                try:
-                    yield egress
-                finally:
-                    nursery.cancel_scope.cancel()
+            async with beside(partial(egress.serve, listener)):
+                yield egress
     finally:
         for name in (_SOCKET, _RELAY, _PRELOAD):
             (where / name).unlink(missing_ok=True)
