@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import partial
@@ -97,7 +98,7 @@ def deploy(
 ) -> None:
     """Deploy one set of contracts and print the [[chains]] table for the programs' configuration."""
     from cli.deployment import DeploymentSettings
-    from cli.devnet.configs import chain_table, toml_text
+    from cli.devnet.configs import chain_table, sdk_addresses, toml_text
     from node.infra.deploy import deploy as deploy_contracts
 
     constants = load(settings, DeploymentSettings) if settings else DeploymentSettings()
@@ -107,7 +108,9 @@ def deploy(
         deployment = await deploy_contracts(sender.rpc, key.reveal(), constants.for_deployer(sender.address))
         table = chain_table(deployment, name, rpc, None, poll_ms=1000)
         demo = f"# Demo: {deployment.demo}\n" if deployment.demo else ""
-        return f"# contracts from block {deployment.block} on\n{demo}{toml_text({'chains': [table]})}"
+        addresses = json.dumps(sdk_addresses(deployment, rpc))
+        sdk = f"# sdk-triggerx: CONTRACT_ADDRESSES_BY_CHAIN['{deployment.chain_id}'] = {addresses}\n"
+        return f"# contracts from block {deployment.block} on\n{demo}{sdk}{toml_text({'chains': [table]})}"
 
     typer.echo(_send(rpc, key, work), nl=False)
 

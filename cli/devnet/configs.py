@@ -48,6 +48,18 @@ def chain_table(
     }
 
 
+def sdk_addresses(deployment: Deployment, rpc_url: str) -> dict[str, str]:
+    """A chain's entry in `CONTRACT_ADDRESSES_BY_CHAIN` of npm's sdk-triggerx."""
+    return {
+        "gasRegistry": deployment.gas_registry,
+        "jobRegistry": deployment.job_registry,
+        "safeFactory": deployment.safe_factory,
+        "safeModule": deployment.safe_module,
+        "multisendCallOnly": deployment.multisend_call_only,
+        "rpcUrl": rpc_url,
+    }
+
+
 def _common(bootstrap: str | None) -> dict[str, Any]:
     return {
         "data_dir": "data",

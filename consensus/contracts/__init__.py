@@ -8,8 +8,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-NAMES = ("JobRegistry", "TriggerGasRegistry", "KeeperRegistry", "Hub", "AttestationCenter", "Demo")
-"""Every contract with an artifact, in the order of deployment."""
+NAMES = (
+    *("JobRegistry", "TriggerGasRegistry", "KeeperRegistry", "Hub", "AttestationCenter"),
+    *("SafeModule", "SafeFactory", "Demo"),
+)
+"""Every contract of ours with an artifact, in the order of deployment."""
+SAFE_NAMES = ("Safe", "SafeProxyFactory", "CompatibilityFallbackHandler", "MultiSendCallOnly")
+"""Safe's own contracts (release 1.4.1) that ours work with; artifacts/safe/README.md says where they come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +28,9 @@ class Artifact:
 
 @cache
 def artifact(name: str) -> Artifact:
-    """The artifact of one of `NAMES`; KeyError for any other name."""
-    if name not in NAMES:
+    """The artifact of one of `NAMES` or `SAFE_NAMES`; KeyError for any other name."""
+    if name not in NAMES + SAFE_NAMES:
         raise KeyError(name)
-    loaded = json.loads(files(__name__).joinpath("artifacts", f"{name}.json").read_text("utf-8"))
+    folder = ("artifacts", "safe") if name in SAFE_NAMES else ("artifacts",)
+    loaded = json.loads(files(__name__).joinpath(*folder, f"{name}.json").read_text("utf-8"))
     return Artifact(name, tuple(loaded["abi"]), bytes.fromhex(loaded["bytecode"].removeprefix("0x")))

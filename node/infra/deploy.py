@@ -16,13 +16,14 @@ from eth_account.signers.local import LocalAccount
 from eth_utils.address import is_address, to_checksum_address
 
 from consensus.codec import keccak
-from consensus.contracts import NAMES, artifact
+from consensus.contracts import NAMES, SAFE_NAMES, artifact
 from consensus.errors import Failed, Misconfigured
 
 RECEIPT_SECONDS = 180.0
 """How long one transaction may take to be mined: 15 blocks of 12 s."""
 _POLL_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5)  # then the last again: quick for instant chains, gentle for slow ones
 _EPOCH_ROUNDS = 4
+_SINGLETON_FACTORY = bytes.fromhex("914d7fec6aac8cd542e72bca78b30650d45643d7")  # github.com/safe-global/safe-singleton-factory
 
 
 class Rpc(Protocol):
@@ -84,6 +85,9 @@ class Deployment:
     keeper_registry: str
     job_registry: str
     gas_registry: str
+    safe_factory: str
+    safe_module: str
+    multisend_call_only: str
     demo: str | None
     block: int
 
@@ -97,8 +101,18 @@ def created_address(deployer: str, nonce: int) -> str:
     return to_checksum_address(keccak(bytes([0xC0 + len(payload)]) + payload)[12:])
 
 
+def canonical_address(name: str) -> str:
+    """Where the deterministic deployment of Safe's contracts puts one of `SAFE_NAMES`: CREATE2 by the singleton factory, salt 0.
+
+    The address commits to the bytecode: what has code there is that contract, whoever deployed it.
+    """
+    return to_checksum_address(keccak(b"\xff" + _SINGLETON_FACTORY + bytes(32) + keccak(artifact(name).bytecode))[12:])
+
+
 async def deploy(rpc: Rpc, deployer: LocalAccount | str | bytes, settings: DeploySettings) -> Deployment:
     """Deploys all contracts from `deployer` (an account or its private key) and waits for their receipts.
+
+    Safe's own contracts are taken where the chain has them, as public ones do, and deployed where it has not.
 
     Raises `Failed` (`DEPLOY_FAILED`) when a step did not do what it should: nothing of the set is usable then, run it again;
     `Misconfigured` (`deploy.account`) when the deployer cannot pay. Errors of `rpc` pass through.
@@ -106,8 +120,11 @@ async def deploy(rpc: Rpc, deployer: LocalAccount | str | bytes, settings: Deplo
     account: LocalAccount = deployer if isinstance(deployer, LocalAccount) else Account.from_key(deployer)
     chain_id = int(await rpc.call("eth_chainId", []), 16)
     first = int(await rpc.call("eth_getTransactionCount", [account.address, "pending"]), 16)
-    names = [name for name in NAMES if name != "Demo" or settings.demo]
-    at = {name: created_address(account.address, first + i) for i, name in enumerate(names)}
+    at = {name: canonical_address(name) for name in SAFE_NAMES}
+    missing = [name for name in SAFE_NAMES if len(await rpc.call("eth_getCode", [at[name], "latest"])) <= 2]
+    before = NAMES.index("SafeModule")
+    names = [*NAMES[:before], *missing, *(name for name in NAMES[before:] if name != "Demo" or settings.demo)]
+    at |= {name: created_address(account.address, first + i) for i, name in enumerate(names)}
     blocks = []
     for i, name in enumerate(names):
         types, values = _constructor(name, at, settings)
@@ -120,6 +137,9 @@ async def deploy(rpc: Rpc, deployer: LocalAccount | str | bytes, settings: Deplo
         keeper_registry=at["KeeperRegistry"],
         job_registry=at["JobRegistry"],
         gas_registry=at["TriggerGasRegistry"],
+        safe_factory=at["SafeFactory"],
+        safe_module=at["SafeModule"],
+        multisend_call_only=at["MultiSendCallOnly"],
         demo=at.get("Demo"),
         block=min(blocks),
     )
@@ -142,6 +162,10 @@ def _constructor(name: str, at: dict[str, str], s: DeploySettings) -> tuple[Sequ
             return ["address", "address[]", *["address"] * 4, "uint256"], [s.owner, s.dispatchers, *links, s.unit]
         case "AttestationCenter":
             return ["address", "address", "uint256"], [at["Hub"], at["KeeperRegistry"], s.round_seconds]
+        case "SafeModule":
+            return ["address"] * 2, [at["Hub"], at["MultiSendCallOnly"]]
+        case "SafeFactory":
+            return ["address"] * 4, [at[n] for n in ("SafeProxyFactory", "Safe", "CompatibilityFallbackHandler", "SafeModule")]
         case _:
             return [], []
 

@@ -26,7 +26,7 @@ EXPIRY_GAS = 120_000
 """Limit of an expiry's: measured 54,000, and 17,000 more when the owner's balance was used up."""
 CHARGES_GAS = 40_000
 CHARGE_GAS = 90_000
-"""Limits of a batch of run charges beside its calldata: measured 73,000 for each of different owners, jobs and operators."""
+"""Limits of a batch of run charges beside its calldata: measured 65,000 for each of different owners, jobs and operators."""
 _EPOCH_MARGIN = 1.2  # over the node's estimate: members may join until it is mined
 _RECEIPT_PAUSES_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 

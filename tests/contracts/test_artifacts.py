@@ -22,10 +22,18 @@ SDK_FUNCTIONS = {
         "getBalance(address)": (["uint256"], "view"),
         "balances(address)": (["uint256"], "view"),
     },
+    "SafeFactory": {
+        "createSafeWallet(address)": (["address"], "nonpayable"),
+        "latestSafeWallet(address)": (["address"], "view"),
+        "getSafeWallets(address)": (["address[]"], "view"),
+        "predictSafeAddress(address)": (["address"], "view"),
+    },
+    "SafeModule": {"execJobFromHub(address,address,uint256,bytes,uint8,address)": (["bool"], "nonpayable")},
 }
 SDK_EVENTS = {
     "JobRegistry": {"JobCreated(uint256*,address*,bytes32,uint256)", "JobDeleted(uint256*,address*,uint256)"},
     "TriggerGasRegistry": {"ETHDeposited(address*,uint256)", "ETHBalanceDeducted(address*,uint256)"},
+    "SafeFactory": {"SafeWalletCreated(address*,address*,uint256)"},
 }
 
 
@@ -35,7 +43,8 @@ def test_an_artifact_is_what_its_source_compiles_to(name):
 
 
 def test_every_contract_keeps_below_the_code_limit(bare: World):
-    for contract in (bare.hub, bare.center, bare.registry, bare.jobs, bare.gas, bare.demo):
+    ours = (bare.hub, bare.center, bare.registry, bare.jobs, bare.gas, bare.demo, bare.safe_factory, bare.safe_module)
+    for contract in ours:
         assert 0 < len(bare.chain.code(contract.address)) <= 24_576  # EIP-170
 
 

@@ -12,7 +12,7 @@ from eth_account import Account
 from consensus.codec import keccak
 from consensus.contracts import artifact
 from consensus.errors import Failed, Misconfigured
-from node.infra.deploy import DeploySettings, created_address, deploy
+from node.infra.deploy import DeploySettings, canonical_address, created_address, deploy
 from tests.contracts.evm import GAS, Chain, Contract, Refused, abi_of, text
 from tests.contracts.world import OWNER, STRANGER, USER, World
 
@@ -64,6 +64,8 @@ async def test_a_set_is_linked_as_its_settings_say(bare: World, deployer):
             ("KeeperRegistry", made.keeper_registry),
             ("JobRegistry", made.job_registry),
             ("TriggerGasRegistry", made.gas_registry),
+            ("SafeModule", made.safe_module),
+            ("SafeFactory", made.safe_factory),
             ("Demo", made.demo or ""),
         ]
     }
@@ -82,7 +84,28 @@ async def test_a_set_is_linked_as_its_settings_say(bare: World, deployer):
     assert [registry.view(name) for name in names] == [2, 1, 600, 601]
     assert at["Demo"].view("count") == 0
     assert made.chain_id == 31337
-    assert made.block == bare.chain.number() - 5
+    module, factory = at["SafeModule"], at["SafeFactory"]
+    assert module.view("hub") == hub.address
+    assert module.view("multisendCallOnly") == bytes.fromhex(made.multisend_call_only[2:])
+    assert factory.view("safeModule") == module.address
+    assert made.block == bare.chain.number() - 11
+
+
+async def test_safes_own_contracts_are_taken_where_the_chain_has_them(bare: World, deployer):
+    """As public chains do, at the address that commits to their bytecode."""
+    names = ("Safe", "SafeProxyFactory", "CompatibilityFallbackHandler", "MultiSendCallOnly")
+    for name in names:
+        made = bare.chain.send(USER, None, artifact(name).bytecode).created
+        assert made is not None
+        bare.chain.rpc("anvil_setCode", canonical_address(name), "0x" + bare.chain.code(made).hex())
+    node = Node(bare.chain)
+    deployed = await deploy(node, deployer, SETTINGS)
+    assert node.sent == 8
+    assert deployed.multisend_call_only == canonical_address("MultiSendCallOnly")
+    factory = Contract(bare.chain, bytes.fromhex(deployed.safe_factory[2:]), abi_of("SafeFactory"))
+    assert factory.view("safeSingleton") == bytes.fromhex(canonical_address("Safe")[2:])
+    assert len(factory.view("predictSafeAddress", USER)) == 20
+    factory.send("createSafeWallet", USER, sender=USER)
 
 
 @pytest.mark.parametrize(

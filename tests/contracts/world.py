@@ -116,6 +116,8 @@ class World:
         self.jobs = at("JobRegistry", deployment.job_registry)
         self.gas = at("TriggerGasRegistry", deployment.gas_registry)
         self.demo = at("Demo", deployment.demo)
+        self.safe_factory = at("SafeFactory", deployment.safe_factory)
+        self.safe_module = at("SafeModule", deployment.safe_module)
         self.domain = Domain(deployment.chain_id, self.hub.address, self.center.address, self.registry.address)
 
     # --- operators ---------------------------------------------------------------------------------------------------

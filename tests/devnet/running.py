@@ -309,7 +309,8 @@ ENDS = frozenset({"completed", "failed", "rejected", "not_executed", "not_attest
 async def connected(devnet: RunningDevnet) -> AsyncIterator[Network]:
     """Connections of a test to a ready devnet."""
     r = devnet.ready
-    contracts = ContractSettings(**{k: bytes.fromhex(v[2:]) for k, v in r["contracts"].items() if k != "demo"})
+    named = {k: v for k, v in r["contracts"].items() if k in ContractSettings.model_fields}
+    contracts = ContractSettings(**{k: bytes.fromhex(v[2:]) for k, v in named.items()})
     settings = ChainSettings(id=r["chain_id"], name="devnet", rpc=(r["rpc_url"],), contracts=contracts)
     async with (
         httpx.AsyncClient(trust_env=False, timeout=5) as client,

@@ -34,8 +34,11 @@ PEER = re.compile(r"12D3Koo\w{45}")
 
 def test_the_ready_file_holds_what_a_client_needs(devnet: RunningDevnet):
     r = devnet.ready
-    assert set(r["contracts"]) == {"job_registry", "gas_registry", "hub", "attestation_center", "keeper_registry", "demo"}
+    ours = {"job_registry", "gas_registry", "hub", "attestation_center", "keeper_registry", "demo"}
+    assert set(r["contracts"]) == ours | {"safe_factory", "safe_module", "multisend_call_only"}
     assert all(ADDRESS.fullmatch(address) for address in r["contracts"].values())
+    assert set(r["sdk"]) == {"gasRegistry", "jobRegistry", "safeFactory", "safeModule", "multisendCallOnly", "rpcUrl"}
+    assert set(r["sdk"].values()) <= {*r["contracts"].values(), r["rpc_url"]}
     assert r["chain_id"] == 31337
     assert r["rpc_url"].startswith("http://")
     assert r["ws_url"] is None or r["ws_url"].startswith("ws://")

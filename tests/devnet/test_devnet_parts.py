@@ -27,7 +27,7 @@ from node.infra.deploy import Deployment
 from node.infra.settings import NodeSettings, load
 from tests.devnet.running import alive, eventually
 
-DEPLOYMENT = Deployment(31337, *(f"0x{n:040x}" for n in range(1, 7)), block=1)
+DEPLOYMENT = Deployment(31337, *(f"0x{n:040x}" for n in range(1, 10)), block=1)
 BOOTSTRAP = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 
 
