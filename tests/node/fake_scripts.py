@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from consensus.errors import Transient
 from consensus.messages import JobSpec, Run, Task, Usage
@@ -32,11 +32,15 @@ class Prints:
         return Outcome(action, Run(digest, self.output, self.usage), self.networked, self.tolerance)
 
 
+Script = Callable[[Task, Log | None], Prints]
+"""What a script prints, by what it is given."""
+
+
 @dataclass
 class FakeScripts:
     """`Scripts` for one keeper. `prints` by script URL: a value, or a function of task and log, or an error."""
 
-    prints: dict[str, Prints | Transient | Callable[[Task, Log | None], Prints]] = field(default_factory=dict)
+    prints: dict[str, Prints | Transient | Script] = field(default_factory=dict)
     runs: int = 0
 
     async def run(self, job: JobSpec, task: Task, log: Log | None = None) -> Outcome:
@@ -54,7 +58,3 @@ class FakeScripts:
 
     def action_of(self, job: JobSpec, output: bytes) -> Call | NoCall:
         return action_of(job, output)
-
-
-def prints(said: Prints, **changes: object) -> Prints:
-    return replace(said, **changes)  # type: ignore[arg-type]

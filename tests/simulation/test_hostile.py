@@ -16,8 +16,9 @@ from consensus.committee import Committee, of_task
 from consensus.errors import Transient
 from consensus.messages import Task, Vote
 from node.arguments import encode_call
+from node.decisions import Decision
 from node.infra.chain import ExecutionStatus
-from node.journal import Journal, Opinion
+from node.journal import Journal, Opinion, Subject
 from node.signer import Signer
 from node.workflow import Keeper, Parts
 from p2p.topics import ANSWERS, EXECUTIONS, TASKS, VOTES, Answer, Taken
@@ -148,7 +149,9 @@ async def test_packages_without_a_record_leave_room_for_other_performers(autojum
         for i in range(1, 300):
             empty = world.task(spec, spec.created_at + 10 * i, loud.address)
             target = empty.authorisation.target
-            await network.publish(EXECUTIONS, signer.execution(empty, world.ledger.domain, bytes(32), target, _call(empty), 0, None))
+            await network.publish(
+                EXECUTIONS, signer.execution(empty, world.ledger.domain, bytes(32), target, _call(empty), 0, None)
+            )
         task = world.task(spec, spec.created_at + 10, honest.address, attempt=2)
         await world.publisher.publish(TASKS, task)
         assert await settled(world, task) is ExecutionStatus.CERTIFIED
@@ -158,9 +161,9 @@ async def test_nothing_is_acknowledged_before_it_is_on_disk(autojump_clock: Mock
     happened: list[str] = []
 
     class SlowJournal(Journal):
-        async def accept(self, task: Task, publisher: str) -> bool:
+        async def accept(self, task: Task, publisher: str, decision: Decision) -> bool:
             await trio.sleep(3)
-            taken = await super().accept(task, publisher)
+            taken = await super().accept(task, publisher, decision)
             happened.append("on disk")
             return taken
 
@@ -185,7 +188,7 @@ async def test_nothing_is_acknowledged_before_it_is_on_disk(autojump_clock: Mock
 
 async def test_a_verdict_that_the_disk_does_not_take_is_not_signed(autojump_clock: MockClock) -> None:
     class FullJournal(Journal):
-        async def vote(self, task_id: int, execution: bytes, opinion: Opinion) -> Opinion:
+        async def vote(self, task_id: int, digest: bytes, opinion: Opinion, subject: Subject = Subject.EXECUTION) -> Opinion:
             raise Transient("DISK_FULL")
 
     signed: list[Vote] = []

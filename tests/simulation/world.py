@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ import trio
 from consensus import bls, ecdsa
 from consensus.codec import keccak
 from consensus.conditions import OnCondition, Source, StaticSource
-from consensus.errors import Transient
+from consensus.errors import Failed, Transient
 from consensus.events import OnEvent, firing_id
-from consensus.messages import Authorisation, JobSpec, Task, Uint256, spec_digest
+from consensus.messages import Authorisation, JobSpec, Task, Uint256, spec_cid, spec_digest
 from consensus.numbers import number
-from consensus.triggers import EdgeSeen, Interval, LogSeen, Observation
+from consensus.runs import SCRIPTED
+from consensus.triggers import EdgeSeen, Interval, LogSeen, Observation, Trigger
 from node.arguments import encode_call
 from node.duties import DutySettings
 from node.infra.chain_memory import Ledger, MemoryChain, SentTransactions
@@ -32,6 +34,7 @@ from node.signer import Signer
 from node.tracker import Tracker
 from node.workflow import Keeper, Parts, Served
 from p2p.memory import MemoryMesh
+from tests.node.fake_scripts import FakeScripts, Prints, Script
 
 DISPATCHER = keccak(b"dispatcher")
 OWNER = keccak(b"owner")[:20]
@@ -90,6 +93,29 @@ class Readings:
         raise NotImplementedError(url)
 
 
+class SharedContent:
+    """Content that everybody has as soon as somebody puts it: bytes by CID, checked as they come."""
+
+    def __init__(self, blocks: dict[str, bytes]) -> None:
+        self._blocks = blocks
+
+    async def put(self, data: bytes) -> str:
+        cid = spec_cid(hashlib.sha256(data).digest())
+        self._blocks[cid] = data
+        return cid
+
+    async def get(self, cid: str, *, max_bytes: int, peers: Sequence[str] = ()) -> bytes:
+        await trio.sleep(0.01)
+        data = self._blocks.get(cid)
+        if data is None:
+            raise Transient("CONTENT_NOT_FOUND", cid)
+        if len(data) > max_bytes:
+            raise Failed("CONTENT_TOO_LARGE", cid)
+        if spec_cid(hashlib.sha256(data).digest()) != cid:
+            raise Transient("CONTENT_MISMATCH", cid)
+        return data
+
+
 class World:
     """Keepers, chain and mesh; tests start and kill keepers and publish tasks as a coordinator would."""
 
@@ -99,6 +125,8 @@ class World:
         self.mesh = MemoryMesh(latency=lambda _a, _b: 0.005)
         self.residents: list[Resident] = []
         self.readings = Readings()
+        self.scripts: dict[str, Prints | Transient | Script] = {}
+        self.content: dict[str, bytes] = {}
         self.publisher = self.mesh.join("coordinator")
         self._nursery = nursery
         self.ledger.list_dispatcher(ecdsa.address_of(DISPATCHER))
@@ -139,6 +167,9 @@ class World:
             clock=clock,
             compute=inline,
             sources=self.readings,
+            scripts=FakeScripts(self.scripts),
+            content=SharedContent(self.content),
+            sandbox="embedded",
             version="0",
             duties=DutySettings(rank_interval=2.0),
         )
@@ -154,6 +185,10 @@ class World:
             self._nursery.start_soon(partial(run, task_status=trio.TASK_STATUS_IGNORED))
         else:
             await self._nursery.start(run)
+
+    def observer(self) -> Observer:
+        """A bystander's, over a connection of its own."""
+        return Observer(MemoryChain(self.clock, ledger=self.ledger))
 
     def kill(self, resident: Resident) -> None:
         """As SIGKILL does: the process ends at once, its peers see it gone."""
@@ -176,6 +211,32 @@ class World:
             function=FUNCTION,
             arguments=ARGUMENTS,
             level=level,
+        )
+
+    def create_script_job(
+        self, prints: Prints | Script, *, definition: int = 7, trigger: Trigger | None = None, target: bytes = b"", level: int = 2
+    ) -> JobSpec:
+        """A job whose script prints `prints` for every keeper (a value, or a function of task and log); types 2, 4, 6 and 7."""
+        trigger = trigger or Interval(10)
+        interval = trigger.interval if isinstance(trigger, Interval) else 0
+        named = target or (bytes(20) if definition == 7 else TARGET)
+        job_id = self.ledger.create_job(OWNER, target=named, interval=interval, time_frame=3600, definition=definition)
+        url = f"ipfs://script-{job_id}"
+        self.scripts[url] = prints
+        return JobSpec(
+            job_id=Uint256(job_id),
+            chain_id=self.ledger.domain.chain_id,
+            definition=definition,
+            owner=OWNER,
+            created_at=self.ledger.state.jobs[job_id].created_at,
+            time_frame=3600,
+            trigger=trigger,
+            target=named,
+            function="" if definition == 7 else FUNCTION,
+            arguments="",
+            level=level,
+            script_url=url,
+            language="py",
         )
 
     def create_triggered_job(
@@ -211,10 +272,18 @@ class World:
         return self._task(spec, edge, performer, now, window, EdgeSeen(now))
 
     def task(
-        self, spec: JobSpec, second: int, performer: bytes, *, attempt: int = 1, window: int = 10, secret: bytes = DISPATCHER
+        self,
+        spec: JobSpec,
+        second: int,
+        performer: bytes,
+        *,
+        attempt: int = 1,
+        window: int = 10,
+        secret: bytes = DISPATCHER,
+        storage: str = "",
     ) -> Task:
         """A time job's."""
-        return self._task(spec, second, performer, second, window, None, attempt=attempt, secret=secret)
+        return self._task(spec, second, performer, second, window, None, attempt=attempt, secret=secret, storage=storage)
 
     def _task(
         self,
@@ -227,8 +296,11 @@ class World:
         *,
         attempt: int = 1,
         secret: bytes = DISPATCHER,
+        storage: str = "",
     ) -> Task:
-        call = encode_call(spec.function, spec.arguments)
+        scripted = spec.definition in SCRIPTED
+        call = b"" if scripted else encode_call(spec.function, spec.arguments)
+        selector = keccak(spec.function.encode())[:4] if spec.function else bytes(4)
         body = spec.encode()
         authorisation = Authorisation(
             job_id=spec.job_id,
@@ -237,16 +309,19 @@ class World:
             performer=performer,
             spec=spec_digest(body),
             target=spec.target,
-            selector=call[:4],
-            call_hash=keccak(call),
+            selector=selector,
+            call_hash=bytes(32) if scripted else keccak(call),
             gas_limit=100_000,
             level=spec.level,
             max_fee=Uint256(10**17),
             not_before=not_before,
             deadline=not_before + window,
         )
-        signature = ecdsa.sign(secret, self.ledger.domain.hub_digest(authorisation.struct_hash()))
-        return Task(spec.chain_id, authorisation, signature, body, "tgrx-simulation", observation)
+        domain = self.ledger.domain
+        signature = ecdsa.sign(secret, domain.hub_digest(authorisation.struct_hash()))
+        pinned = self.ledger.head.number if scripted else 0
+        inputs = ecdsa.sign(secret, domain.hub_digest(Task.inputs_hash(authorisation, pinned, storage))) if scripted else b""
+        return Task(spec.chain_id, authorisation, signature, body, "tgrx-simulation", observation, pinned, storage, inputs)
 
     def status(self, task: Task) -> int:
         executed = self.ledger.state.executed.get(task.task_id)
