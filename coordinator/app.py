@@ -38,6 +38,7 @@ from coordinator.monitor import Monitor
 from coordinator.news import Teller
 from coordinator.ownership import Kind, Ownership
 from coordinator.parts import Parts
+from coordinator.pins import Pins
 from coordinator.runs import Runs
 from coordinator.scheduler.condition import ConditionScheduler
 from coordinator.scheduler.event import EventScheduler
@@ -376,9 +377,11 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
             observe=metrics.observe_request,
             keepers=coordinator.keepers,
             parts=coordinator.part_watch.states,
+            content=content,
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         await nursery.start(coordinator.run)
+        nursery.start_soon(coordinator.guard, "pins", Pins(store, content.blobs).run)
         url = await stack.enter_async_context(
             open_server(
                 api_app(sources),

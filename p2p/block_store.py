@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 DISK_BLOCK = 4096
 """The least that a file takes: so many tiny blocks are counted as what they cost."""
+PINNED_SHARE = 0.75
+"""Of a store, for what is pinned; the rest is for what comes and goes."""
 STORE_FULL = "CONTENT_STORE_FULL"
 STORE_IO = "CONTENT_STORE_IO"
 
@@ -44,7 +46,8 @@ class Blocks(Protocol):
         ...
 
     async def pin(self, root: bytes, digests: Sequence[bytes]) -> None:
-        """Keeps these blocks, durably, until `unpin(root)`. A later pin of the root replaces it. Raises `Transient`."""
+        """Keeps these blocks, durably, until `unpin(root)`. A later pin of the root replaces it. Raises `Transient`
+        CONTENT_STORE_FULL (three quarters of it are pinned) or CONTENT_STORE_IO."""
         ...
 
     async def unpin(self, root: bytes) -> None:
@@ -92,6 +95,12 @@ class _Room:
             self.costs.move_to_end(digest)
             del found[digest]
         return found
+
+    def check_pin(self, digests: Iterable[bytes]) -> None:
+        """Raises `Transient` CONTENT_STORE_FULL when pins would leave too little room for what comes and goes."""
+        kept = sum(self.costs.get(digest, 0) for digest in {*self.holders, *digests})
+        if kept > self.capacity * PINNED_SHARE:
+            raise Transient(STORE_FULL, f"{kept} bytes would be pinned, of {self.capacity} in all")
 
     def pin(self, root: bytes, digests: Iterable[bytes]) -> None:
         self.unpin(root)
@@ -160,6 +169,7 @@ class MemoryBlocks:
 
     async def pin(self, root: bytes, digests: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint()
+        self._room.check_pin(digests)
         self._room.pin(root, digests)
 
     async def unpin(self, root: bytes) -> None:
@@ -221,6 +231,7 @@ class FileBlocks:
 
     async def pin(self, root: bytes, digests: Sequence[bytes]) -> None:
         async with self._changing:
+            self._room.check_pin(digests)
             text = "".join(f"{digest.hex()}\n" for digest in digests)
             await self._on_disk(_write, self._folder / "new", {self._pin_path(root): text.encode()})
             self._room.pin(root, digests)

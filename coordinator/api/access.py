@@ -18,6 +18,7 @@ from coordinator.store.records import ApiKey, Job, Task
 from coordinator.watch import PartState
 from node.infra.clock import Clock
 from node.infra.compute import Compute
+from node.infra.content import SharedContent
 from node.infra.telemetry import traced
 
 Answer = dict[str, Any] | list[dict[str, Any]] | tuple[dict[str, Any], int]
@@ -49,6 +50,7 @@ class Sources:
     observe: Callable[[str, str, int, float], None]
     keepers: Keepers | None = None
     parts: Callable[[], Mapping[str, PartState]] = dict
+    content: SharedContent | None = None
 
 
 class RefusedError(Exception):

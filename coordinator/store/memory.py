@@ -174,7 +174,8 @@ class MemoryStore:
 
     async def script_urls(self) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
-        urls = [job.target.script_url for job in reversed(self._jobs.values()) if not job.ended and job.target.script_url]
+        jobs = [job for job in reversed(self._jobs.values()) if not job.ended and job.definition in (2, 4, 6, 7)]
+        urls = [job.target.script_url for job in jobs if job.target.script_url]
         return list(dict.fromkeys(urls))[:SCRIPT_URLS]
 
     async def linked_to(self, job_id: int) -> Job | None:

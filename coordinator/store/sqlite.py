@@ -145,7 +145,8 @@ class SqliteStore:
 
     async def script_urls(self) -> Sequence[str]:
         query = (
-            "SELECT dynamic_arguments_script_url FROM job_data WHERE is_ended = 0 AND dynamic_arguments_script_url <> ''"
+            "SELECT dynamic_arguments_script_url FROM job_data JOIN job_specs USING (job_no)"
+            " WHERE is_ended = 0 AND task_definition_id IN (2, 4, 6, 7) AND dynamic_arguments_script_url <> ''"
             " GROUP BY dynamic_arguments_script_url ORDER BY max(job_no) DESC LIMIT ?"
         )
         return await self._db.read(lambda db: [url for (url,) in db.execute(query, [SCRIPT_URLS])])

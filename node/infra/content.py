@@ -32,14 +32,14 @@ log = structlog.get_logger(__name__)
 class SharedContent:
     """Implements `p2p.content.Content`; what is put is offered to the daemon too, in its own time. Made by `open_content`."""
 
-    def __init__(self, blobs: Blobs, daemon: IpfsDaemon | None, uploads: trio.MemorySendChannel[str]) -> None:
+    def __init__(self, blobs: Blobs, uploads: trio.MemorySendChannel[str] | None = None) -> None:
         self.blobs = blobs
-        self.daemon = daemon
         self._uploads = uploads
+        """To the daemon; None without one."""
 
     async def put(self, data: bytes) -> str:
         cid = await self.blobs.put(data)
-        if self.daemon is not None:
+        if self._uploads is not None:
             try:
                 self._uploads.send_nowait(cid)
             except trio.WouldBlock:
@@ -66,7 +66,7 @@ async def open_content(settings: ContentSettings, data_dir: Path, network: Netwo
     ):
         if daemon is not None:
             nursery.start_soon(_upload, daemon, blobs, to_upload)
-        yield SharedContent(blobs, daemon, uploads)
+        yield SharedContent(blobs, uploads if daemon else None)
 
 
 async def _upload(daemon: IpfsDaemon, blobs: Blobs, cids: trio.MemoryReceiveChannel[str]) -> None:

@@ -189,6 +189,16 @@ async def test_jobs_are_counted_by_status(store: Store) -> None:
     }
 
 
+async def test_the_scripts_of_jobs_that_have_not_ended_are_listed_once_the_newest_first(store: Store) -> None:
+    assert await store.script_urls() == []
+    for job_id, url in enumerate(("ipfs://a", "ipfs://b", "", "ipfs://c", "ipfs://a", "ipfs://d"), 1):
+        job = make_job(job_id, definition=2)
+        await store.add_job(replace(job, target=replace(job.target, script_url=url)))
+    await store.end_job(6, JobStatus.DELETED, START)
+    await store.pause_job(4, START)
+    assert await store.script_urls() == ["ipfs://a", "ipfs://c", "ipfs://b"]
+
+
 async def test_what_changes_is_remembered_for_those_who_did_not_hear_of_it(store: Store) -> None:
     assert await store.changed_jobs(None) == (0, [])
     jobs = [make_job(1, link_job_id=2), make_job(2, starts_at=None), make_job(3)]

@@ -69,6 +69,8 @@ async def test_pinned_blocks_stay_and_a_store_full_of_them_says_so(store: Blocks
     assert await kept(store, *map(block, range(5))) == [True, True, True, False, True]
     with pytest.raises(Transient, match="CONTENT_STORE_FULL"):
         await store.put([block(5), block(6)])
+    with pytest.raises(Transient, match="CONTENT_STORE_FULL"):
+        await store.pin(sha2_256(block(4)), [sha2_256(block(4))])  # nothing could come and go any more
     assert await kept(store, block(4), block(5)) == [True, False], "what does not fit throws nothing out"
     await store.unpin(roots[0])
     await store.put([block(5), block(6)])
