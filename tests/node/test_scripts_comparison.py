@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consensus.messages import JobSpec, Run
 from node.scripts import NoCall, Outcome
@@ -134,3 +136,20 @@ def test_a_script_that_cannot_run_needs_no_run_and_everything_else_does() -> Non
     assert compare(own(spec, b"[5]"), None, spec, "SCRIPT_FAILED") == "WRONG_OUTPUT"
     assert compare(own(spec, b"[5]"), None, spec, "") == "WRONG_OUTPUT"
     assert compare(invalid, run(b"[5]"), spec, "") == "OUTPUT_DIFFERS"
+
+
+values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=6)
+decisions = st.fixed_dictionaries(
+    {"shouldExecute": st.booleans()}, optional={"storageUpdates": st.dictionaries(st.text(), values), "metadata": values}
+)
+outputs = st.binary(max_size=60) | (values | decisions).map(lambda value: json.dumps(value).encode())
+
+
+@given(st.sampled_from([2, 7]), st.booleans(), outputs, outputs)
+def test_whatever_is_printed_agrees_with_itself_and_is_judged(kind: int, networked: bool, mine: bytes, theirs: bytes) -> None:
+    spec = job(kind)
+    outcome = own(spec, mine, networked=networked)
+    code = outcome.action.code if isinstance(outcome.action, NoCall) else ""
+    assert compare(outcome, outcome.run, spec, code) is None
+    for claim in ("", "SCRIPT_DECLINED", "SCRIPT_OUTPUT"):
+        assert compare(outcome, run(theirs), spec, claim) in (None, "WRONG_OUTPUT", "OUTPUT_DIFFERS")
