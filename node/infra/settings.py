@@ -221,7 +221,7 @@ class SandboxSettings(Settings):
     image: str = Field(
         default="triggerx-sandbox",
         min_length=1,
-        description="Prefix of the images that scripts run in: a dash and the language follow.",
+        description="The engine's image that scripts run in: built from deploy/sandbox.",
     )
     concurrency: int = Field(default=2, ge=1, le=64, description="Scripts that run at once; others wait their turn.")
     warm: int = Field(default=1, ge=0, le=16, description="Containers of each language that wait for a script, started already.")

@@ -23,6 +23,7 @@ from node.infra.connections import Addresses
 from node.infra.settings import SandboxSettings
 from node.sandbox import egress as ways_out
 from node.sandbox import go_library, seccomp
+from node.sandbox.beside import beside
 from node.sandbox.bubblewrap import QUOTED, Bubblewrap, Command, Ended
 from node.sandbox.cgroups import Cgroups, find_cgroups
 from node.sandbox.languages import (
@@ -279,25 +280,12 @@ async def open_embedded(
         sandbox.shortfalls = tuple(_shortfalls(found_groups, dropped))
         for sentence in sandbox.shortfalls:
             log.warning("sandbox_cannot_guarantee", what=sentence)
-        # No nursery of this function's: it would wrap what its caller raises.
-        compiling = trio.CancelScope()
-        ended = trio.Event()
-
-        async def compile_go_library() -> None:
-            with compiling:
-                await sandbox.compile_go_library(_caches(settings, dropped))
-            ended.set()
-
-        trio.lowlevel.spawn_system_task(compile_go_library)
-        try:
-            if found.go_root is None or _has_library(found.go_root, _caches(settings, dropped)):
+        caches = _caches(settings, dropped)
+        async with beside(partial(sandbox.compile_go_library, caches)):
+            if found.go_root is None or await trio.to_thread.run_sync(_has_library, found.go_root, caches):
                 await sandbox.settled()
             log.info("sandbox_open", kind=sandbox.name, languages=sorted(sandbox.languages), missing=_by_name(sandbox.missing))
             yield sandbox
-        finally:
-            compiling.cancel()
-            with trio.CancelScope(shield=True):
-                await ended.wait()
 
 
 def replace_transferred(usage: Usage, transferred: int) -> Usage:
