@@ -7,11 +7,12 @@ const net = require('node:net');
 const tls = require('node:tls');
 
 const proxy = new URL(process.env.HTTP_PROXY);
+const direct = new http.Agent(); // to the proxy itself: `agent: false` would mean one of the kind below
 
 function tunnel(host, port, done) {
   const place = `${net.isIPv6(host) ? `[${host}]` : host}:${port}`;
   const request = http.request({
-    host: proxy.hostname, port: proxy.port, method: 'CONNECT', path: place, headers: { host: place }, agent: false,
+    host: proxy.hostname, port: proxy.port, method: 'CONNECT', path: place, headers: { host: place }, agent: direct,
   });
   request.once('connect', (answer, socket, head) => {
     if (answer.statusCode !== 200) {
