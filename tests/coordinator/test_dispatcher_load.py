@@ -113,19 +113,6 @@ async def test_only_whitelisted_keepers_are_given_tasks(autojump_clock: MockCloc
         assert {a.performer for a in attempts} == {chosen}
 
 
-@pytest.mark.parametrize("definition", [2, 7])
-async def test_jobs_with_scripts_fire_and_end_by_name_until_keepers_run_scripts(
-    autojump_clock: MockClock, definition: int
-) -> None:
-    async with open_world() as world:
-        job_id = world.create(definition=definition)
-        script = "ipfs://bafkreif426p7t7takzhw3g6we2h6wsvf27p5jxj3gaiynqf22p3jvhx4la"
-        await world.take_on(world.posted(job_id, script_url=script, language="go", arg_type=2, arguments=""))
-        [task] = await world.ended(job_id)
-        assert (task.state, task.reason) == (S.FAILED, "UNSUPPORTED_JOB")
-        assert await world.attempts(task) == []
-
-
 async def test_a_silent_keeper_is_asked_less_and_less(autojump_clock: MockClock) -> None:
     async with open_world(keepers=4) as world:
         world.keepers[0].behaviour = is_silent

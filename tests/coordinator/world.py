@@ -56,6 +56,7 @@ class FakeKeeper:
         self.signer = Signer(keccak(b"operator %d" % number), bls.secret_from_seed(keccak(b"bls %d" % number)))
         self.peer_id = f"keeper-{number}"
         self.behaviour: Behaviour = executes
+        self.sandbox = "embedded"
         self.heard: list[bytes] = []
         """Wire bytes of every task published, in order, its own or not."""
         self.network: MemoryNetwork = world.mesh.join(self.peer_id)
@@ -78,7 +79,7 @@ class FakeKeeper:
 
     async def check_in(self) -> None:
         now = int(self.world.clock.now())
-        message = self.signer.check_in(self.world.ledger.domain, self.peer_id, "0.1.0", "", now)
+        message = self.signer.check_in(self.world.ledger.domain, self.peer_id, "0.1.0", self.sandbox, now)
         await self.network.publish(CHECK_INS, message)
 
     async def answer(self, source: PeerId, answer: Answer) -> None:

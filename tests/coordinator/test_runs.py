@@ -1,0 +1,334 @@
+"""Jobs with scripts at the coordinator: what is authorised, believed and kept, and what ends without a transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from consensus import ecdsa
+from consensus.fees import resource_fee
+from consensus.lifecycle import TaskState
+from consensus.messages import Run, Task
+from coordinator.attempts import DispatchPolicy
+from coordinator.fees import cid_of
+from coordinator.store.memory import MemoryStore
+from node.arguments import encode_call
+from node.scripts.outputs import action_of
+from node.scripts.port import Call
+from p2p.network import PeerId
+from p2p.topics import EXECUTIONS, RUN_CERTIFICATES
+from tests.coordinator.scripts_world import SCRIPT, USAGE, Scripted, certificate, decides, declines, post
+from tests.coordinator.world import DISPATCHER, OWNER, TARGET, FakeKeeper, World, open_world
+
+S = TaskState
+PING = encode_call("ping(uint256)", "[7]")
+
+
+def everybody(world: World, behaviour: Scripted) -> Scripted:
+    for keeper in world.keepers:
+        keeper.behaviour = behaviour
+    return behaviour
+
+
+# --- dispatch
+
+
+async def test_of_a_scripts_call_only_what_it_may_not_choose_is_authorised(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: b"[7]"))
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], await post(world, 2))
+        [attempt] = await world.attempts(task)
+        message = Task.decode(attempt.message)
+        a = message.authorisation
+        assert (a.target, a.selector, a.call_hash) == (TARGET, PING[:4], bytes(32))
+        inputs = Task.inputs_hash(a, message.pinned_block, message.storage)
+        assert ecdsa.recover(world.ledger.domain.hub_digest(inputs), message.inputs) == ecdsa.address_of(DISPATCHER)
+        assert message.pinned_block >= 1
+        assert task.arguments == "[7]"
+
+
+async def test_a_custom_scripts_function_is_left_open_too(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: decides(TARGET, PING)))
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], await post(world, contract=TARGET))
+        [attempt] = await world.attempts(task)
+        a = Task.decode(attempt.message).authorisation
+        assert (a.target, a.selector, a.call_hash, a.gas_limit) == (TARGET, bytes(4), bytes(32), 1_000_000)
+        await world.until(lambda tasks: bool(tasks[0].arguments), task.job_id)
+        assert json.loads((await world.tasks(task.job_id))[0].arguments)["calldata"] == "0x" + PING.hex()
+
+
+async def test_scripts_are_sent_out_sooner_than_calls(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: b"[7]"))
+        [scripted] = await world.until(
+            lambda tasks: [t.state for t in tasks] == [S.EXECUTED], await post(world, 2, interval=60, time_frame=60)
+        )
+        assert scripted.stages["published"] <= (scripted.trigger_id - 9) * 1000
+        assert scripted.stages["executed"] == pytest.approx(scripted.trigger_id * 1000, abs=50)
+
+
+async def test_only_keepers_with_a_sandbox_are_given_scripts(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        script = everybody(world, Scripted(lambda _: b"[7]"))
+        for keeper in world.keepers[1:]:
+            keeper.sandbox = ""
+        await trio.sleep(1)
+        await world.hear_keepers()
+        await trio.sleep(1)
+        job_id = await post(world, 2, time_frame=40)
+        tasks = await world.until(lambda tasks: len(tasks) == 4 and all(t.state is S.EXECUTED for t in tasks), job_id)
+        assert {t.performer for t in tasks} == {world.keepers[0].address}
+        assert len(script.published) == 4
+
+
+async def test_a_job_is_not_executed_above_its_owners_cap(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: b"[7]"))
+        [task] = await world.ended(await post(world, 2, max_fee=1000))
+        assert (task.state, task.reason, await world.attempts(task)) == (S.FAILED, "FEE_ABOVE_CAP", [])
+
+
+# --- runs without a transaction
+
+
+async def test_a_script_that_declines_ends_its_task_with_its_own_words_and_no_keepers_fault(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: declines("the price is too low", checked=1)))
+        job_id = await post(world)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.reason, task.detail) == (S.NOT_EXECUTED, "SCRIPT_DECLINED", "the price is too low")
+        assert (task.attempt, len(await world.attempts(task)), task.execution_tx) == (1, 1, None)
+        assert task.attester_ids
+        assert await world.store.storage(job_id) == '{"checked":1}'
+        assert all(r.failed == 0 for r in await world.store.keeper_records())
+        assert world.coordinator.line.open(task.chain_id, task.performer or b"") == 0
+
+
+async def test_two_coordinators_see_one_end_and_charge_it_once(autojump_clock: MockClock) -> None:
+    async with open_world(coordinators=("a", "b")) as world:
+        everybody(world, Scripted(lambda _: declines(n=1)))
+        job_id = await post(world, time_frame=100)
+        tasks = await world.ended(job_id, 10)
+        assert {t.state for t in tasks} == {S.NOT_EXECUTED}
+        await trio.sleep(700)
+        tasks = await world.tasks(job_id)
+        fee = resource_fee(3, USAGE)
+        assert [t.cost for t in tasks] == [fee] * 10
+        assert world.ledger.state.balances[OWNER] == 10**20 - 10 * fee
+        assert len(world.ledger.state.charged) == 10
+        assert await world.store.run_charges(world.ledger.domain.chain_id, 100) == []
+        job = await world.store.job(job_id)
+        user = await world.store.user(OWNER)
+        assert job is not None
+        assert user is not None
+        assert job.cost_actual == 10 * fee
+        assert user.points == 20 * 10**15 + 10 * fee
+        executed = {r.address: r.executed for r in await world.store.keeper_records()}
+        assert sum(executed.values()) == 10
+
+
+async def test_runs_are_charged_together_when_there_are_enough_of_them(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: declines()))
+        began = world.clock.now()
+        job_id = await post(world, interval=1, time_frame=32)
+        await world.until(lambda tasks: sum(t.cost is not None for t in tasks) == 32, job_id)
+        assert world.clock.now() - began < 120
+        numbers = {record.block_number for record in world.ledger.state.charged.values()}
+        assert len(numbers) == 1
+
+
+async def test_a_charge_that_the_hub_skips_costs_nothing_and_waits_no_longer(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: declines()))
+        job_id = await post(world)
+        await world.ended(job_id)
+        world.ledger.state.balances[OWNER] = 0
+        [task] = await world.until(lambda tasks: tasks[0].cost is not None, job_id)
+        assert (task.cost, task.state, "not_charged" in task.stages) == (0, S.NOT_EXECUTED, True)
+        assert await world.store.run_charges(world.ledger.domain.chain_id, 100) == []
+
+
+async def test_what_no_committee_confirms_is_tried_by_another_and_ends_by_name(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=4) as world:
+        everybody(world, Scripted(lambda _: declines(), certify=False))
+        [task] = await world.ended(await post(world))
+        attempts = await world.attempts(task)
+        assert (task.state, task.reason) == (S.FAILED, "NO_QUORUM")
+        assert [a.code for a in attempts] == ["NO_QUORUM", "NO_QUORUM"]
+        assert attempts[0].ended_ms is not None
+        assert attempts[0].ended_ms >= (attempts[0].not_before + 180) * 1000
+        assert all(r.failed == 0 for r in await world.store.keeper_records())
+
+
+async def test_a_certificate_that_too_few_signed_ends_nothing(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=4) as world:
+        script = everybody(world, Scripted(lambda _: declines(), certify=False))
+        job_id = await post(world)
+        await world.until(lambda tasks: bool(script.published), job_id)
+        said = script.published[0]
+        forged = certificate(world, said, signers=1)  # type: ignore[arg-type]
+        await world.keepers[0].network.publish(RUN_CERTIFICATES, forged)
+        await trio.sleep(5)
+        [task] = await world.tasks(job_id)
+        assert task.state is S.ACKNOWLEDGED
+        await world.keepers[0].network.publish(RUN_CERTIFICATES, certificate(world, said))  # type: ignore[arg-type]
+        [task] = await world.ended(job_id)
+        assert task.state is S.NOT_EXECUTED
+
+
+async def test_a_run_of_a_task_that_was_never_dispatched_so_is_not_believed(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        script = everybody(world, Scripted(lambda _: declines(), certify=False))
+        job_id = await post(world)
+        await world.until(lambda tasks: bool(script.published), job_id)
+        said = script.published[0]
+        a, key = said.task.authorisation, DISPATCHER
+        inputs = ecdsa.sign(key, world.ledger.domain.hub_digest(Task.inputs_hash(a, 1, '{"a":1}')))
+        other = Task(said.task.chain_id, a, said.task.signature, said.task.spec, "", None, 1, '{"a":1}', inputs)
+        keeper = next(k for k in world.keepers if k.address == a.performer)
+        lie = keeper.signer.not_executed(other, world.ledger.domain, "SCRIPT_DECLINED", "", Run(bytes(32), declines(), USAGE), 5)
+        if world.ledger.state.epoch_of(1) is not None:
+            await keeper.network.publish(RUN_CERTIFICATES, certificate(world, lie))
+        await trio.sleep(5)
+        [task] = await world.tasks(job_id)
+        assert task.state is S.ACKNOWLEDGED
+
+
+async def test_an_execution_of_another_attempt_overrules_the_certificate(autojump_clock: MockClock) -> None:
+    policy = DispatchPolicy(ack_timeout=5, retries=(1, 1), window=10, settle=5)
+    async with open_world(keepers=4, policy=policy) as world:
+        first = Scripted(lambda _: declines(), certify=False)
+        second = Scripted(lambda _: decides(TARGET, PING, n=2))
+
+        async def by_attempt(keeper: FakeKeeper, task: Task, source: PeerId) -> None:
+            await (first if task.authorisation.attempt == 1 else second)(keeper, task, source)
+
+        for keeper in world.keepers:
+            keeper.behaviour = by_attempt
+        job_id = await post(world)
+        await world.until(lambda tasks: bool(tasks) and tasks[0].state is S.EXECUTED, job_id)
+        await world.keepers[0].network.publish(RUN_CERTIFICATES, certificate(world, first.published[0]))  # type: ignore[arg-type]
+        await trio.sleep(5)
+        [task] = await world.tasks(job_id)
+        assert task.state is S.EXECUTED
+
+
+# --- storage
+
+
+async def test_what_a_script_keeps_is_given_to_the_next_run_once_it_is_certified(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+
+        def count(task: Task) -> bytes:
+            known = json.loads(task.storage or "{}").get("n", 0)
+            return decides(TARGET, PING, n=known + 1, gone=None)
+
+        script = everybody(world, Scripted(count))
+        job_id = await post(world, interval=30, time_frame=90)
+        await world.until(lambda tasks: bool(tasks) and tasks[0].state is S.EXECUTED, job_id)
+        await trio.sleep(2)
+        assert await world.store.storage(job_id) == ""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.certify_all)
+            await world.ended(job_id, 3)
+            await trio.sleep(5)
+            nursery.cancel_scope.cancel()
+        assert await world.store.storage(job_id) == '{"n":3}'
+        assert [storage for _, storage in script.inputs] == ["", '{"n":1}', '{"n":2}']
+        assert await world.store.tasks_with_packages() == []
+        assert await world.store.usage(cid_of(SCRIPT)) == USAGE
+
+
+async def test_a_rejected_execution_keeps_nothing(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
+        job_id = await post(world)
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        await trio.sleep(1)
+        world.settle(task.id, accepted=False)
+        await world.ended(job_id)
+        await trio.sleep(1)
+        assert await world.store.storage(job_id) == ""
+        assert await world.store.tasks_with_packages() == []
+
+
+async def test_a_keeper_that_signs_two_packages_of_one_attempt_changes_nothing(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        script = everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
+        job_id = await post(world)
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        package = script.published[0]
+        keeper = next(k for k in world.keepers if k.address == task.performer)
+        other = Run(bytes(32), decides(TARGET, PING, n=666), USAGE)
+        action = action_of(package.task.job(), other.output)
+        assert isinstance(action, Call)
+        transaction = package.transaction  # type: ignore[union-attr]
+        lie = keeper.signer.execution(package.task, world.ledger.domain, transaction, TARGET, PING, 0, other)
+        await keeper.network.publish(EXECUTIONS, lie)
+        await trio.sleep(1)
+        world.settle(task.id)
+        await world.ended(job_id)
+        await trio.sleep(1)
+        assert await world.store.storage(job_id) == ""
+
+
+async def test_a_package_that_is_not_of_the_recorded_execution_says_nothing(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        script = Scripted(lambda _: decides(TARGET, PING, n=1))
+
+        async def lies(keeper: FakeKeeper, task: Task, source: PeerId) -> None:
+            """Executes one call, and publishes another."""
+            await keeper.acknowledge(task, source)
+            await world.clock.sleep_until(task.authorisation.not_before)
+            sent = await keeper.wallet.send(
+                await keeper.wallet.prepare_execution(task.authorisation, task.signature, TARGET, PING, 0)
+            )
+            other = Run(bytes(32), decides(TARGET, PING[:-1] + b"\x09", n=666), USAGE)
+            package = keeper.signer.execution(task, world.ledger.domain, sent, TARGET, PING[:-1] + b"\x09", 0, other)
+            await keeper.network.publish(EXECUTIONS, package)
+
+        for keeper in world.keepers:
+            keeper.behaviour = lies
+        job_id = await post(world)
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        await trio.sleep(1)
+        world.settle(task.id)
+        await world.ended(job_id)
+        await trio.sleep(1)
+        assert await world.store.storage(job_id) == ""
+        assert not script.published
+        [task] = await world.tasks(job_id)
+        assert task.arguments == ""
+
+
+@pytest.mark.parametrize("when", ["before the package is settled", "after the certificate"])
+async def test_a_coordinator_that_died_keeps_what_its_former_life_heard(autojump_clock: MockClock, when: str) -> None:
+    store = MemoryStore()
+    async with open_world(store=store) as world:
+        everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
+        job_id = await post(world)
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        await trio.sleep(1)
+        assert await store.tasks_with_packages() == [task.id]
+        if when == "after the certificate":
+            packages = await store.packages(task.id)
+            await store.drop_packages(task.id)
+            world.settle(task.id)
+            await world.ended(job_id)
+            world.kill()
+            for package in packages:
+                await store.add_package(replace(package))
+        else:
+            world.kill()
+            world.settle(task.id)
+        await world.start()
+        with trio.fail_after(60):
+            while await store.storage(job_id) != '{"n":1}':  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        assert await store.tasks_with_packages() == []
