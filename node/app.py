@@ -32,6 +32,7 @@ from node.infra.sqlite import open_database
 from node.infra.telemetry import Metrics
 from node.infra.transactions import SENT_MIGRATIONS, FeeLimits, Outbox, SqliteTransactionLog
 from node.journal import MIGRATIONS, Journal
+from node.scripts.open import open_scripts
 from node.signer import Signer
 from node.status import StatusPage, status_app
 from node.tracker import Tracker, Trail
@@ -86,6 +87,18 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
         content = await stack.enter_async_context(open_content(settings.content, settings.data_dir, network))
         compute = Threads()
         fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
+        ran = await stack.enter_async_context(
+            open_scripts(
+                settings.sandbox,
+                settings.fetch,
+                content=content,
+                addresses=fetcher.addresses,
+                owner=signer.address.hex(),
+                folder=settings.data_dir / "sandbox",
+                hidden=(settings.data_dir, *_folders_of(settings.keys)),
+                compute=compute,
+            )
+        )
         post = await stack.enter_async_context(open_check_in_post(settings.health_url)) if settings.health_url else None
         keeper = Keeper(
             Parts(
@@ -98,6 +111,8 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
                 clock=clock,
                 compute=compute,
                 content=content,
+                scripts=ran.scripts,
+                sandbox=ran.sandbox,
                 sources=Sources(
                     fetcher,
                     {chain_id: served.chain for chain_id, served in chains.items()},
@@ -118,7 +133,13 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
                 *([] if network.connected() else ["mesh: no peer connected"]),
                 *([] if registry.is_known(network.peer_id) else ["registry: this peer id is unknown (see `triggerx register`)"]),
             ],
-            describe=lambda: {"role": "keeper", "operator": to_checksum_address(signer.address), **_describe(network)},
+            describe=lambda: {
+                "role": "keeper",
+                "operator": to_checksum_address(signer.address),
+                "sandbox": ran.sandbox,
+                "no_sandbox": ran.reason,
+                **_describe(network),
+            },
             trails=lambda: [_trail(t) for t in tracker.trails()],
             metrics=lambda: metrics.render(network.counters),
         )
@@ -145,6 +166,11 @@ async def load_keys(keys: KeySettings) -> tuple[Secret[bytes], Secret[int]]:
     """Operator and BLS secret out of their keystores."""
     password = read_password(keys.password_file)
     return await load_operator(keys.operator, password), await load_bls(keys.bls, password)
+
+
+def _folders_of(keys: KeySettings) -> tuple[Path, ...]:
+    """Where the node's secrets lie."""
+    return tuple(dict.fromkeys(each.resolve().parent for each in (keys.operator, keys.bls, keys.password_file)))
 
 
 def _describe(network: Libp2pNetwork) -> dict[str, Any]:
