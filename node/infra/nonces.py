@@ -54,7 +54,10 @@ class NonceLine:
         self._doubted: OrderedDict[str, float] = OrderedDict()  # key -> when its nonce was first said to be another's
 
     async def next_nonce(self) -> int:
-        """The nonce of the next new transaction. Those whose fate is unknown go first, lest they leave a gap."""
+        """The nonce of the next new transaction. Those whose fate is unknown go first, lest they leave a gap.
+
+        Raises what `tell` raises: while they cannot be sent, nothing after them can.
+        """
         if self.next is None:
             await self.same_chain()
             nonce = await self.count("pending")
@@ -109,7 +112,7 @@ class NonceLine:
     async def again(self, former: Sent) -> bytes:
         """Sends what is recorded once more; it may be pending, mined, or never have left. The hash of the version that counts.
 
-        Raises `Failed`: `NONCE_TAKEN` when its nonce went to another transaction, or as the node refuses it.
+        Raises `Failed`: `NONCE_TAKEN` when its nonce went to another transaction, or as the node refuses it; `Transient`.
         """
         versions = await self.log.versions(former.tx_hash)
         if former.given_up:
@@ -125,9 +128,7 @@ class NonceLine:
                 raise self._taken(former) from error
             if not says(error, Says.TOO_CHEAP):
                 raise refused(error) from error
-            raised = await self.replace(former)
-            if raised is None:
-                raise refused(error) from error
+            raised = await self._dearer(former, error)
             self._settled(raised)
             return raised.tx_hash
         self._settled(former)
@@ -145,10 +146,19 @@ class NonceLine:
         try:
             await self.broadcast(former.raw)
         except RpcError as error:
-            raise refused(error) from error
+            if not says(error, Says.TOO_CHEAP):
+                raise refused(error) from error
+            former = await self._dearer(former, error)
         await self.log.give_up(former.key, False)
         self.accepted(former)
         return former.tx_hash
+
+    async def _dearer(self, sent: Sent, why: RpcError) -> Sent:
+        """What replaced it. Raises `Transient` (`GAS_TOO_DEAR`): the price may fall."""
+        raised = await self.replace(sent)
+        if raised is None:
+            raise Transient("GAS_TOO_DEAR", why.message) from why
+        return raised
 
     def _taken(self, sent: Sent) -> Failed | Transient:
         """At first a node that lags may be behind it."""
@@ -162,9 +172,10 @@ class NonceLine:
         return Failed("NONCE_TAKEN", f"{which} went to another transaction")
 
     async def tell(self, sent: Sent) -> bool:
-        """Brings to a node what may have left before. False when the node refuses it as things stand.
+        """Brings to a node what may have left before. False when the node refuses it for good.
 
-        Raises `Transient` when no node answers, or when one does not see the transactions before it.
+        Raises `Failed` (`INSUFFICIENT_FUNDS`), and `Transient` when no node answers, when one does not see the transactions
+        before it, or when gas costs more than the limit.
         """
         try:
             await self.broadcast(sent.raw)
@@ -173,10 +184,10 @@ class NonceLine:
                 self.next = None
                 raise Transient("NONCE_CONTENDED", f"a node is behind: {error.message}") from error
             if says(error, Says.TOO_CHEAP):
-                raised = await self.replace(sent)
-                if raised is not None:
-                    self._settled(raised)
-                    return True
+                self._settled(await self._dearer(sent, error))
+                return True
+            if says(error, Says.FUNDS):
+                raise refused(error) from error  # as will be what comes after, until the account is filled up
             # A used nonce is used by this one or by another, and one that is occupied is another version's or another's:
             # `again` and `receipt` tell which.
             if not says(error, Says.NONCE_USED, Says.OCCUPIED):

@@ -71,7 +71,8 @@ class Watch:
         self._counted = counted
 
     async def _taken_again(self, sent: Sent) -> bool:
-        """Whether a node takes what one had taken before. Its nonce is free only when it is refused twice, some time apart."""
+        """Whether a node takes what one had taken before. Its nonce is free only when it is refused for good twice, some time
+        apart."""
         line = self._line
         try:
             await line.broadcast(sent.raw)
@@ -83,6 +84,8 @@ class Watch:
             if says(error, Says.TOO_CHEAP) and await line.replace(sent) is not None:
                 return True
             log.warning("transaction_refused_again", key=sent.key, tx_hash=hex_of(sent.tx_hash), why=error.message)
+            if says(error, Says.TOO_CHEAP, Says.FUNDS):
+                return False  # it waits for the price to fall, or for the account to be filled up
             if self._refused_again == sent.tx_hash:
                 await line.give_up(sent)
             self._refused_again = sent.tx_hash

@@ -70,7 +70,7 @@ class Outbox:
 
     async def prepare(self, key: str, to: bytes | None, data: bytes, *, gas: int, value: int = 0) -> PreparedTransaction:
         """Fetches what `send` will need, ahead of its time. `to` is None for a deployment, `gas` the limit, `value` wei.
-        Raises `Transient`."""
+        Raises `Transient`, and `Failed` (`INSUFFICIENT_FUNDS`) when what was sent before cannot be paid for any more."""
         await self._market.fresh()
         if self._line.next is None:
             async with self._line.lock:

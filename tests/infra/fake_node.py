@@ -17,7 +17,12 @@ from node.infra.transaction_bytes import read
 
 
 class FakeNode:
-    """`faults` are taken one for each raw transaction that arrives; see `_fault`."""
+    """`faults` are taken one for each raw transaction that arrives: words it refuses with, or what happens to the request.
+    A `strict` one takes nothing that offers less than the base fee; `genesis` is its first block's hash, where it tells."""
+
+    strict = False
+    genesis: str | None = None
+    doubtful = False
 
     def __init__(self, *, instant: bool = True, base_fee: int | None = 10**9) -> None:
         self.instant = instant
@@ -45,8 +50,9 @@ class FakeNode:
             count += 1
         return hex(count)
 
-    async def eth_getBlockByNumber(self, *_: Any) -> dict[str, Any]:
-        return {"number": "0x1"} | ({"baseFeePerGas": hex(self.base_fee)} if self.base_fee is not None else {})
+    async def eth_getBlockByNumber(self, number: str, _: bool) -> dict[str, Any]:
+        first = {"hash": self.genesis} if number == "0x0" and self.genesis is not None else {}
+        return {"number": "0x1"} | first | ({"baseFeePerGas": hex(self.base_fee)} if self.base_fee is not None else {})
 
     async def eth_gasPrice(self) -> str:
         return hex((self.base_fee or 0) + 7)
@@ -67,7 +73,7 @@ class FakeNode:
             await trio.sleep_forever()
         raw = bytes.fromhex(text[2:])
         if fault and fault not in ("answer lost", "hang after"):
-            raise RpcError(-32000, fault)
+            raise RpcError(-32000, fault, doubtful=self.doubtful)
         tx_hash = self._take(raw)
         if fault == "answer lost":
             raise Unreachable("somebody", received=True)
@@ -84,6 +90,8 @@ class FakeNode:
             raise RpcError(-32000, "already known")
         if (sender, nonce) in self.pool and not _outbids(raw, self.pool[sender, nonce]):
             raise RpcError(-32000, "replacement transaction underpriced")
+        if self.strict and not self._pays(raw):
+            raise RpcError(-32000, "max fee per gas less than block base fee")
         self.received.append(raw)
         self.pool[sender, nonce] = raw
         if self.instant:
