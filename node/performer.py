@@ -37,6 +37,7 @@ _ANSWERS_AT_ONCE = 256
 _ANSWERS_OF_ONE = 8  # publishers of one attempt: its coordinator, and whoever else repeats it
 _ANSWER_S = 5.0
 _RETRY_S = 0.5
+_LOOK_S = 2.0
 _REPUBLISH_S = 10.0  # a package that nobody had is published again until the chain has settled the task
 
 Attempt = tuple[int, int]
@@ -180,11 +181,13 @@ class Performer:
                     if record is not None and (outcome := outcome_of(record)) is not None:
                         return outcome
                     if record is None and self._clock.now() <= task.authorisation.deadline:  # a reorganisation lost it
-                        sent = await executor.send_again(task, decided)
-                        if sent != package.transaction:
-                            package, cid = self._package(task, decided, sent), ""
+                        await executor.send_again(task, decided)
                 with trio.move_on_after(_REPUBLISH_S):
                     return await observer.wait_settled(task.task_id)
+                with trio.move_on_after(_LOOK_S):  # which version is on the chain after a reorganisation
+                    mined = await executor.mined(package.transaction)
+                    if mined.tx_hash != package.transaction:
+                        package, cid = self._package(task, decided, mined.tx_hash), ""
                 cid = await self._publish(package, cid)
         raise Failed("NOT_SETTLED", "neither certified nor expired in the time of all rounds")
 
