@@ -27,7 +27,7 @@ help: ## this list
 devnet: $(VENV)/.runtime ## the whole network on this machine, with a demo job (ARGS="--no-demo --keepers 7")
 	@$(BIN)/triggerx devnet $(ARGS)
 
-test: $(VENV)/.dev tests/js/node_modules/.ready ## every test but the soak (ARGS="tests/p2p -k gossip")
+test: $(VENV)/.dev tests/js/node_modules/.ready tests/kubo/build/.ready ## every test but the soak (ARGS="tests/p2p -k gossip")
 	@$(WITH_ANVIL) $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: lint types imports ## ruff, mypy, import-linter and the tests that need no process and no network
@@ -53,7 +53,7 @@ bench: $(VENV)/.dev tests/js/node_modules/.ready ## every benchmark, some ten mi
 chaos: $(VENV)/.dev tests/js/node_modules/.ready ## two coordinators, Redis and chain killed at random (ARGS="--seed 7 --seconds 600 --jobs 200")
 	@$(WITH_ANVIL) $(BIN)/python -m tests.chaos $(ARGS)
 
-soak: $(VENV)/.dev tests/js/node_modules/.ready ## what is too long for every change: soak tests, and 20 times the generated cases
+soak: $(VENV)/.dev tests/js/node_modules/.ready tests/kubo/build/.ready ## what is too long for every change: soak tests, and 20 times the generated cases
 	@$(WITH_ANVIL) $(BIN)/python -m pytest -n $(JOBS) -m "soak or hypothesis" --hypothesis-profile=soak $(ARGS)
 
 lock: $(VENV)/.dev ## write the lock files anew (UPGRADE=1 takes newer versions)
@@ -66,7 +66,7 @@ lock: $(VENV)/.dev ## write the lock files anew (UPGRADE=1 takes newer versions)
 	@cd tests/js && npm install --package-lock-only --ignore-scripts --no-audit --no-fund --loglevel=error
 
 clean: ## remove what make and the tests have written
-	rm -rf $(VENV) .devnet dist build tests/js/node_modules
+	rm -rf $(VENV) .devnet dist build tests/js/node_modules tests/kubo/build
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -93,3 +93,10 @@ $(VENV)/.dev: $(VENV)/.build requirements-dev.lock requirements.lock pyproject.t
 tests/js/node_modules/.ready: tests/js/package.json tests/js/package-lock.json
 	@if command -v npm >/dev/null; then cd tests/js && $(NPM) && touch node_modules/.ready; \
 	else echo "npm is missing: tests with the TriggerX SDK, and with anvil unless it is on PATH, will be skipped" >&2; fi
+
+# An IPFS daemon for the tests, by its module's hashes in go.sum: some minutes the first time, seconds from Go's own cache.
+tests/kubo/build/.ready: tests/kubo/go.mod tests/kubo/go.sum
+	@export PATH="$$PATH:/usr/local/go/bin"; if command -v go >/dev/null; then echo "building Kubo (some minutes, once)"; \
+	cd tests/kubo && CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o build/ipfs github.com/ipfs/kubo/cmd/ipfs && touch build/.ready \
+	|| echo "Kubo cannot be built: tests with an IPFS daemon will be skipped, unless ipfs is on PATH" >&2; \
+	else echo "Go is missing: tests with an IPFS daemon will be skipped, unless ipfs is on PATH" >&2; fi

@@ -45,9 +45,15 @@ def _npm_package(name: str) -> Path | None:
     return folder if (folder / "package.json").is_file() else None
 
 
+def _ipfs() -> Path | None:
+    binary = _ROOT / "tests" / "kubo" / "build" / "ipfs"
+    return binary if binary.is_file() else _on_path("ipfs")
+
+
 # Component -> where it is, and the line that brings it.
 COMPONENTS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "anvil": (_anvil, "`make test` gets it from npm on x86-64 Linux; elsewhere install Foundry"),
+    "ipfs": (_ipfs, "`make test` builds Kubo where Go 1.25 or newer is present; or install Kubo"),
     "redis-server": (lambda: _on_path("redis-server"), "`apt-get install redis-server`, or your system's own package"),
     "dockerd": (_dockerd, "`apt-get install docker.io`; only root may start one"),
     "esbuild": (_esbuild, "`make test` gets it where npm is present"),

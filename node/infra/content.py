@@ -29,22 +29,71 @@ _TRIES = 12  # some six minutes; what a daemon that is away for longer misses, p
 log = structlog.get_logger(__name__)
 
 
+class Uploads:
+    """What the daemon is still to be given: one file after another; while it is away, the first of them waits for it."""
+
+    def __init__(self, daemon: IpfsDaemon, blobs: Blobs) -> None:
+        self._daemon = daemon
+        self._blobs = blobs
+        self._offered, self._next = trio.open_memory_channel[str](_WAITING)
+        self._open = 0
+        self._settled = trio.Event()
+
+    def offer(self, cid: str) -> None:
+        """Never waits: beyond so many the newest is left out."""
+        try:
+            self._offered.send_nowait(cid)
+            self._open += 1
+        except trio.WouldBlock:
+            log.warning("ipfs_upload_left_out", cid=cid, waiting=_WAITING)
+
+    async def settled(self) -> None:
+        """Until everything offered was uploaded or given up."""
+        while self._open:
+            self._settled = trio.Event()
+            await self._settled.wait()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async for cid in self._next:
+            await self._upload(cid)
+            self._open -= 1
+            self._settled.set()
+
+    async def _upload(self, cid: str) -> None:
+        pause = _FIRST_PAUSE_S
+        for left in reversed(range(_TRIES)):
+            try:
+                data = await self._blobs.held(cid, max_bytes=MAX_CONTENT_BYTES)
+                if data is not None:  # else it was thrown out meanwhile
+                    await self._daemon.add(data)
+                    log.debug("ipfs_uploaded", cid=cid)
+                return
+            except Failed as error:
+                log.warning("ipfs_upload_failed", cid=cid, code=error.code, detail=error.detail)
+                return
+            except Transient as error:
+                log.warning("ipfs_upload_failed", cid=cid, code=error.code, detail=error.detail, tries_left=left)
+            if left:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
 class SharedContent:
     """Implements `p2p.content.Content`; what is put is offered to the daemon too, in its own time. Made by `open_content`."""
 
-    def __init__(self, blobs: Blobs, uploads: trio.MemorySendChannel[str] | None = None) -> None:
+    def __init__(self, blobs: Blobs, uploads: Uploads | None = None) -> None:
         self.blobs = blobs
-        self._uploads = uploads
-        """To the daemon; None without one."""
+        self.uploads = uploads
 
     async def put(self, data: bytes) -> str:
         cid = await self.blobs.put(data)
-        if self._uploads is not None:
-            try:
-                self._uploads.send_nowait(cid)
-            except trio.WouldBlock:
-                log.warning("ipfs_upload_left_out", cid=cid, waiting=_WAITING)
+        if self.uploads is not None:
+            self.uploads.offer(cid)
         return cid
+
+    async def keep(self, cid: str, data: bytes) -> None:
+        await self.blobs.keep(cid, data)
 
     async def get(self, cid: str, *, max_bytes: int, peers: Sequence[PeerId] = ()) -> bytes:
         return await self.blobs.get(cid, max_bytes=max_bytes, peers=peers)
@@ -59,32 +108,8 @@ async def open_content(settings: ContentSettings, data_dir: Path, network: Netwo
     """Content below `data_dir`, served to the network's peers until the context ends. Dials no daemon. Raises `Misconfigured`."""
     store = await open_blocks(data_dir / BLOCKS_FOLDER, settings.store_bytes)
     daemon = IpfsDaemon(settings.ipfs_api, timeout_s=settings.ipfs_timeout_s) if settings.ipfs_api else None
-    uploads, to_upload = trio.open_memory_channel[str](_WAITING)
-    async with (
-        serve_blobs(store, network, source=daemon.source if daemon else None) as blobs,
-        background_tasks() as nursery,
-    ):
-        if daemon is not None:
-            nursery.start_soon(_upload, daemon, blobs, to_upload)
-        yield SharedContent(blobs, uploads if daemon else None)
-
-
-async def _upload(daemon: IpfsDaemon, blobs: Blobs, cids: trio.MemoryReceiveChannel[str]) -> None:
-    """Gives the daemon one file after another; while it is away, the first of them waits for it."""
-    async for cid in cids:
-        pause = _FIRST_PAUSE_S
-        for left in reversed(range(_TRIES)):
-            try:
-                data = await blobs.held(cid, max_bytes=MAX_CONTENT_BYTES)
-                if data is not None:  # else it was thrown out meanwhile
-                    await daemon.add(data)
-                    log.debug("ipfs_uploaded", cid=cid)
-                break
-            except Failed as error:
-                log.warning("ipfs_upload_failed", cid=cid, code=error.code, detail=error.detail)
-                break
-            except Transient as error:
-                log.warning("ipfs_upload_failed", cid=cid, code=error.code, detail=error.detail, tries_left=left)
-                if left:
-                    await trio.sleep(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE_S)
+    async with serve_blobs(store, network, source=daemon.source if daemon else None) as blobs, background_tasks() as nursery:
+        uploads = Uploads(daemon, blobs) if daemon is not None else None
+        if uploads is not None:
+            nursery.start_soon(uploads.run)
+        yield SharedContent(blobs, uploads)

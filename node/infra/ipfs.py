@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import ipfshttpclient  # type: ignore[import-untyped]
+import msgspec
 import requests
 import structlog
 import trio
@@ -28,11 +30,19 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 UNREACHABLE = "IPFS_UNREACHABLE"
+warnings.filterwarnings("ignore", message="The 'strict' parameter", category=FutureWarning)  # ipfshttpclient's, at each call
 _AT_ONCE = 4  # the client blocks a thread each; what one file needs comes one block after another
 _PIECE = 16 * 1024  # between two looks at the clock and at the size
 _CONNECT_S = 5.0
+_ANSWER_BYTES = 64 * 1024  # of what is a line of JSON
 _ADD = {"cid-version": "1", "raw-leaves": "true", "chunker": "size-262144", "pin": "true", "quieter": "true"}
 """`consensus.cid.DEFAULT`, said in full: a daemon's own configuration may change what `add` does."""
+
+
+class _Added(msgspec.Struct):
+    """The answer to `add`, of which only the CID matters."""
+
+    hash: str = msgspec.field(name="Hash")
 
 
 class IpfsDaemon:
@@ -56,14 +66,19 @@ class IpfsDaemon:
 
     async def add(self, data: bytes) -> str:
         """Adds the file, pinned; its CID, which is `consensus.cid.cid_of`'s. Raises `Transient`."""
-        found = await self._call(partial(self._client.add_bytes, data, opts=_ADD))
-        if not isinstance(found, str) or not matches(found, data):
-            raise Transient(UNREACHABLE, f"{self._shown} names the file {str(found)[:64]!r}, which is not its CID")
-        return found
+        said = await self._call(partial(self._read, "add", _ANSWER_BYTES, list(_ADD.items()), data))
+        try:
+            cid = msgspec.json.decode(said or b"", type=_Added).hash
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            cid = ""
+        if not matches(cid, data):
+            raise Transient(UNREACHABLE, f"{self._shown} names the file {cid[:64]!r}, which is not its CID")
+        return cid
 
     async def pin(self, cid: str) -> None:
         """Has the daemon fetch the file from wherever it finds it, and keep it. Raises `Transient`."""
-        await self._call(partial(self._client.pin.add, str(Cid.parse(cid))))
+        if await self._call(partial(self._read, "pin/add", _ANSWER_BYTES, [("arg", str(Cid.parse(cid)))])) is None:
+            raise Transient(UNREACHABLE, f"{self._shown} cannot pin {cid}")
 
     async def cat(self, cid: str, *, max_bytes: int) -> bytes:
         """The file. Raises `Failed` CONTENT_TOO_LARGE, `Transient` CONTENT_NOT_FOUND or CONTENT_MISMATCH.
@@ -71,7 +86,7 @@ class IpfsDaemon:
         Checked against the layouts that Kubo makes by its defaults; a file laid out otherwise is fetched by its blocks.
         """
         named = str(Cid.parse(cid))
-        data = await self._call(partial(self._read, "cat", named, max_bytes, length=str(max_bytes + 1)))
+        data = await self._call(partial(self._read, "cat", max_bytes, [("arg", named), ("length", str(max_bytes + 1))]))
         if data is None:
             raise Transient(NOT_FOUND, f"{self._shown} has no file {cid}")
         if not matches(cid, data):
@@ -81,7 +96,7 @@ class IpfsDaemon:
     async def block(self, cid: Cid) -> bytes | None:
         """The bytes that the daemon has or finds for a block, unchecked; None where it finds none. Raises `Transient`."""
         try:
-            return await self._call(partial(self._read, "block/get", str(cid), MAX_BLOCK_BYTES))
+            return await self._call(partial(self._read, "block/get", MAX_BLOCK_BYTES, [("arg", str(cid))]))
         except Failed:
             return None  # no block of a file is so large
 
@@ -93,16 +108,17 @@ class IpfsDaemon:
             log.warning("ipfs_daemon_away", code=error.code, detail=error.detail)
             return None
 
-    def _read(self, path: str, cid: str, max_bytes: int, **options: str) -> bytes | None:
-        """In a thread: the answer's bytes as far as `max_bytes`, or None for the daemon's word that there is nothing.
+    def _read(self, path: str, max_bytes: int, options: list[tuple[str, str]], file: bytes | None = None) -> bytes | None:
+        """In a thread: the answer's bytes as far as `max_bytes`, or None for the daemon's word that it cannot.
 
         By the client's inner request, since the public ones read the whole answer, however long, before they return.
         """
         until = time.monotonic() + self._timeout
-        asked = [("arg", cid), *options.items(), ("timeout", f"{max(1, int(self._timeout))}s")]
+        asked = [*options, ("timeout", f"{max(1, int(self._timeout))}s")]
+        data, headers = ipfshttpclient.multipart.stream_bytes(file, chunk_size=_PIECE) if file is not None else (None, None)
         try:
             closing, pieces = self._client._client._request(
-                "POST", path, asked, auth=None, data=None, headers=None, timeout=None, chunk_size=_PIECE
+                "POST", path, asked, auth=None, data=data, headers=headers, timeout=None, chunk_size=_PIECE
             )
         except ipfshttpclient.exceptions.ErrorResponse:
             return None
