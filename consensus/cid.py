@@ -181,12 +181,18 @@ def cid_of(data: bytes, layout: Layout = DEFAULT) -> Cid:
 
 def matches(cid: str | Cid, data: bytes) -> bool:
     """Whether the CID names this file, in any layout that Kubo makes by its defaults. False for what is no CID of a file."""
+    return layout_of(cid, data) is not None
+
+
+def layout_of(cid: str | Cid, data: bytes) -> Layout | None:
+    """The layout in which the file has this CID: one of those that Kubo makes by its defaults, or one block. None where `matches`
+    is false."""
     try:
         named = Cid.parse(cid) if isinstance(cid, str) else cid
     except Failed:
-        return False
+        return None
     if named.codec == RAW:
-        return named.names(data)
+        return Layout(chunk=max(len(data), DEFAULT.chunk)) if named.names(data) else None
     shapes: set[tuple[bool, int, int]] = set()  # small files have the same tree in several layouts
     for layout in _KUBO:
         chunks = -(-len(data) // layout.chunk)
@@ -195,8 +201,8 @@ def matches(cid: str | Cid, data: bytes) -> bool:
             continue
         shapes.add(shape)
         if cid_of(data, layout) == named:
-            return True
-    return False
+            return layout
+    return None
 
 
 def _leaf(chunk: bytes, layout: Layout) -> Block:

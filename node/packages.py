@@ -25,6 +25,9 @@ class NoContent:
     async def put(self, data: bytes) -> str:
         raise Transient("CONTENT_NOT_FOUND", "this keeper keeps no content")
 
+    async def keep(self, cid: str, data: bytes) -> None:
+        raise Transient("CONTENT_NOT_FOUND", "this keeper keeps no content")
+
     async def get(self, cid: str, *, max_bytes: int, peers: Sequence[PeerId] = ()) -> bytes:
         raise Transient("CONTENT_NOT_FOUND", "this keeper fetches no content")
 

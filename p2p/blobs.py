@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import structlog
 import trio
 
-from consensus.cid import DEFAULT, Cid, blocks, sha2_256
-from consensus.errors import Reject, Transient
+from consensus.cid import DEFAULT, INVALID, Cid, blocks, layout_of, sha2_256
+from consensus.errors import Failed, Reject, Transient
 from consensus.unixfs import WRONG_BYTES, Assembly
 from p2p.block_store import Blocks
 from p2p.limits import WHOLE_LIE, Rate, RateLimiter, Standing
@@ -99,6 +99,12 @@ class Blobs:
         laid = list(blocks(data, DEFAULT))
         await self.store.put([block.data for block in laid])
         return str(laid[-1].cid)
+
+    async def keep(self, cid: str, data: bytes) -> None:
+        layout = layout_of(cid, data)
+        if layout is None:
+            raise Failed(INVALID, f"{cid[:64]!r} does not name these {len(data)} bytes")
+        await self.store.put([block.data for block in blocks(data, layout)])
 
     async def get(self, cid: str, *, max_bytes: int, peers: Sequence[PeerId] = ()) -> bytes:
         file = Assembly(Cid.parse(cid), max_bytes=max_bytes)

@@ -17,6 +17,11 @@ class Content(Protocol):
         `add --cid-version=1` lays it out). Raises `Transient` when the disk does not take them."""
         ...
 
+    async def keep(self, cid: str, data: bytes) -> None:
+        """Keeps and serves a file that came another way, by the CID that it has already. Raises `Failed` CONTENT_INVALID for a
+        CID that is not this file's in any layout of Kubo's defaults, `Transient` when the disk does not take it."""
+        ...
+
     async def get(self, cid: str, *, max_bytes: int, peers: Sequence[PeerId] = ()) -> bytes:
         """The file with this CID, of any layout that Kubo makes. Looks here, then at `peers`, at other connected peers, and at
         the daemon. Raises `Failed` CONTENT_TOO_LARGE or CONTENT_INVALID (no CID of a file), `Transient` CONTENT_NOT_FOUND or

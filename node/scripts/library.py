@@ -86,8 +86,8 @@ class Library:
         """For peers and the next time; without it the script only has to be fetched again."""
         with trio.move_on_after(_PUT_S):
             try:
-                await self._content.put(data)
-            except Transient as error:
+                await self._content.keep(cid, data)
+            except (Failed, Transient) as error:
                 _log.warning("script not kept", cid=cid, code=error.code, detail=error.detail)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus.cid import DAG_PB, MAX_BLOCK_BYTES, RAW, Cid, Layout, blocks, cid_of, matches, raw_cid, sha2_256
+from consensus.cid import DAG_PB, MAX_BLOCK_BYTES, RAW, Cid, Layout, blocks, cid_of, layout_of, matches, raw_cid, sha2_256
 from consensus.errors import Failed, Reject
 from consensus.messages import spec_cid, spec_digest
 from consensus.unixfs import MAX_DEPTH, SPARE_BLOCKS, Assembly, decode_node
@@ -53,6 +53,9 @@ def test_a_file_in_any_layout_matches_its_cid_and_comes_back_from_its_blocks(siz
     laid = {block.cid.digest: block.data for block in blocks(data, layout)}
     cid = cid_of(data, layout)
     assert matches(str(cid), data)
+    found = layout_of(cid, data)
+    assert found is not None
+    assert list(blocks(data, found))[-1].cid == cid
     assert all(len(block) <= MAX_BLOCK_BYTES for block in laid.values())
     assert assembled(cid, laid.__getitem__, max_bytes=size) == data
     if size:

@@ -67,7 +67,9 @@ async def test_a_script_is_known_by_whatever_cid_kubo_gives_it(web: Web, library
     for data in (SCRIPT, b"#" * 600_000):
         name = str(cid_of(data, layout))
         web.replies[f"/ipfs/{name}"] = reply(data)
-        assert await library.get(parse_source(f"{web.url}/ipfs/{name}")) == data
+        for _ in range(2):
+            assert await library.get(parse_source(f"{web.url}/ipfs/{name}")) == data
+    assert all(count == 1 for count in web.asked.values())
 
 
 async def test_the_right_cid_with_other_bytes_is_no_script(web: Web, shelf: Shelf, library: Library) -> None:

@@ -75,6 +75,16 @@ async def test_files_of_every_layout_are_put_together(open_mesh: OpenMesh, layou
         assert await got(client(b), str(cid_of(FILE, layout)), a.peer_id) == FILE
 
 
+@pytest.mark.parametrize("layout", [Layout(0, False), Layout(0, True), Layout(1, False), Layout(1, True, MIB)])
+async def test_a_file_from_elsewhere_is_kept_and_served_by_the_cid_it_has(open_mesh: OpenMesh, layout: Layout) -> None:
+    cid = str(cid_of(FILE, layout))
+    async with open_mesh(2) as (a, b), serve_blobs(MemoryBlocks(), a) as content:
+        with pytest.raises(Failed, match="CONTENT_INVALID"):
+            await content.keep(cid, FILE + b"!")
+        await content.keep(cid, FILE)
+        assert await got(client(b), cid, a.peer_id) == FILE
+
+
 async def test_what_is_here_is_asked_of_nobody(open_mesh: OpenMesh) -> None:
     asked: list[PeerId] = []
     async with open_mesh(2) as (a, b), a.serve(BLOCKS, says(BlockAnswer("NOT_FOUND"), asked)):
