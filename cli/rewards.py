@@ -9,7 +9,7 @@ from eth_utils.address import to_canonical_address, to_checksum_address
 from cli.account import Sender
 from consensus.errors import Failed
 from node.infra.chain import TaskValidated
-from node.infra.contracts import Function
+from node.infra.contracts import RUN_EARNINGS, Function
 from node.infra.evm import EvmChain
 from node.infra.evm_reads import View
 
@@ -25,10 +25,11 @@ _VIEWS_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What was paid: number of executions and attestations, and the transactions."""
+    """What was paid: number of executions and attestations, wei for runs without a transaction, and the transactions."""
 
     executions: int
     attestations: int
+    runs_wei: int
     transactions: tuple[str, ...]
 
 
@@ -39,13 +40,14 @@ async def claim(sender: Sender, chain: EvmChain, since_block: int) -> Claimed:
     if operator == 0:
         raise Failed("UNKNOWN_OPERATOR", f"{sender.address} is no operator of this registry")
     [attestations] = await chain.reader.view(domain.attestation_center, ATTESTATIONS, operator)
+    [runs_wei] = await chain.reader.view(domain.hub, RUN_EARNINGS, operator)
     tasks = await _owed(chain, operator, since_block)
     batches = [tasks[i : i + _TASKS_AT_ONCE] for i in range(0, len(tasks), _TASKS_AT_ONCE)]
-    if not batches and attestations:
-        batches = [[]]  # the attestations alone
+    if not batches and (attestations or runs_wei):
+        batches = [[]]  # the attestations and runs alone
     hub = to_checksum_address(domain.hub)
     receipts = [await sender.send(hub, CLAIM.encode(operator, batch)) for batch in batches]
-    return Claimed(len(tasks), attestations, tuple(str(receipt["transactionHash"]) for receipt in receipts))
+    return Claimed(len(tasks), attestations, runs_wei, tuple(str(receipt["transactionHash"]) for receipt in receipts))
 
 
 async def _owed(chain: EvmChain, operator: int, since_block: int) -> list[int]:

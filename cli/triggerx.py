@@ -1,4 +1,4 @@
-"""`triggerx`: the devnet, and what an operator does on chain: deploy, register a keeper, advance an epoch, claim."""
+"""`triggerx`: the devnet, and what people do on chain: deploy, register a keeper, advance an epoch, claim, pin a job."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import trio
 import typer
 from eth_utils.address import to_checksum_address
 
+from cli import content
 from cli.account import Sender, address_in, chain_id_at
 from cli.program import says_what_is_wrong
 from consensus.codec import Domain
 from consensus.errors import Misconfigured
 from node.infra import keystore
-from node.infra.rpc import open_rpc
+from node.infra.rpc import Rpc, open_rpc
 from node.infra.secret import Secret
 from node.infra.settings import ChainSettings, NodeSettings, load
 
@@ -28,9 +29,16 @@ T = TypeVar("T")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 epoch = typer.Typer(no_args_is_help=True, help="The epochs of the keeper registry.")
 app.add_typer(epoch, name="epoch")
+policy = typer.Typer(no_args_is_help=True, help="What a job's owner pins on chain, so that no coordinator can change it.")
+app.add_typer(policy, name="policy")
+app.add_typer(content.app, name="content")
 
 RpcUrl = Annotated[str, typer.Option("--rpc", help="HTTP JSON-RPC endpoint of the chain.")]
 KeyFile = Annotated[Path, typer.Option("--key-file", help="Keystore of the account that pays (Web3 Secret Storage).")]
+Hub = Annotated[str, typer.Option("--hub", help="Address of the Hub.")]
+JobId = Annotated[str, typer.Option("--job", help="The job's id, in decimal.")]
+Api = Annotated[str, typer.Option("--api", help="URL of the coordinator's API.")]
+ApiKeyFile = Annotated[Path, typer.Option("--api-key-file", help="File with an API key of whoever posted the job.")]
 PasswordFile = Annotated[Path, typer.Option("--password-file", help="File with the keystore's password.")]
 
 
@@ -133,7 +141,7 @@ def register(
     if settings.keys is None:
         raise Misconfigured("keys", "missing: a keeper is registered by its keys; add the table [keys]")
     chain = _chain(settings, chain_id)
-    wei = _wei(stake) if stake is not None else None
+    wei = _uint256("--stake", stake) if stake is not None else None
     to = address_in("--rewards", rewards) if rewards is not None else None
     key = _key(settings.keys.operator, settings.keys.password_file)
     bls_secret = trio.run(keystore.load_bls, settings.keys.bls, keystore.read_password(settings.keys.password_file))
@@ -170,7 +178,8 @@ def claim(
         done = await claim_rewards(sender, await open_chain(chain, sender.rpc), chain.contracts.since_block)
         if not done.transactions:
             return "nothing to claim"
-        earned = f"{done.executions} executions and {done.attestations} attestations"
+        runs = f" and {done.runs_wei} wei of runs" if done.runs_wei else ""
+        earned = f"{done.executions} executions and {done.attestations} attestations{runs}"
         return f"claimed for {earned} in transaction {', '.join(done.transactions)}"
 
     typer.echo(_send(chain.rpc[0], _key(settings.keys.operator, settings.keys.password_file), work))
@@ -194,6 +203,80 @@ def epoch_advance(
         return f"advanced in transaction {receipt['transactionHash']}"
 
     typer.echo(_send(rpc, _key(key_file, password_file), work))
+
+
+@policy.command("hash")
+def policy_hash(job: JobId, api: Api, api_key_file: ApiKeyFile) -> None:
+    """Show what the coordinator holds of a job, and the hash that pins it."""
+    from cli.policy import shown_by
+
+    pin = trio.run(shown_by, api, _secret_in(api_key_file), _uint256("--job", job))
+    typer.echo("\n".join(pin.lines()))
+
+
+@policy.command("show")
+def policy_show(job: JobId, rpc: RpcUrl, hub: Hub) -> None:
+    """Show what the hub holds of a job's policy."""
+    from cli.policy import policy_lines
+
+    address, job_id = address_in("--hub", hub), _uint256("--job", job)
+
+    async def work(connection: Rpc) -> list[str]:
+        return await policy_lines(connection, address, job_id)
+
+    typer.echo("\n".join(_ask(rpc, work)))
+
+
+@policy.command("set")
+def policy_set(
+    job: JobId,
+    api: Api,
+    api_key_file: ApiKeyFile,
+    rpc: RpcUrl,
+    hub: Hub,
+    key_file: KeyFile,
+    password_file: PasswordFile,
+    max_fee: Annotated[str, typer.Option("--max-fee", help="Most that one execution or run may cost, wei; 0 leaves it open.")],
+    run_allowance: Annotated[
+        str | None,
+        typer.Option(
+            help="Wei that runs without a transaction may cost in all; unset, as it is (0 at first).", show_default=False
+        ),
+    ] = None,
+    any_gas: Annotated[bool, typer.Option("--any-gas", help="Leave the gas limit open instead of pinning today's.")] = False,
+) -> None:
+    """Pin a job to the JobSpec that the coordinator shows now. Its owner's account sends the transaction."""
+    from cli.policy import check_registered, set_policy, shown_by
+
+    address, job_id = address_in("--hub", hub), _uint256("--job", job)
+    fee = _uint256("--max-fee", max_fee)
+    allowance = None if run_allowance is None else _uint256("--run-allowance", run_allowance)
+    pin = trio.run(shown_by, api, _secret_in(api_key_file), job_id)
+
+    async def work(sender: Sender) -> list[str]:
+        await check_registered(sender.rpc, address, pin)
+        gas = 0 if any_gas else pin.gas_limit
+        return await set_policy(sender, address, pin, max_fee=fee, gas_limit=gas, allowance=allowance)
+
+    sent = _send(rpc, _key(key_file, password_file), work, expect=pin.spec.chain_id)
+    typer.echo("\n".join([*pin.lines(), f"pinned in transaction {', '.join(sent)}"]))
+
+
+def _ask(url: str, work: Callable[[Rpc], Awaitable[T]]) -> T:
+    """Runs `work` on the chain that answers at `url`, with nobody's account."""
+
+    async def run() -> T:
+        async with open_rpc([url], expect_chain_id=await chain_id_at(url)) as rpc:
+            return await work(rpc)
+
+    return trio.run(run)
+
+
+def _secret_in(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured("--api-key-file", f"cannot read {path}: {error}") from None
 
 
 def _send(url: str, key: Secret[bytes], work: Callable[[Sender], Awaitable[T]], *, expect: int | None = None) -> T:
@@ -221,9 +304,9 @@ def _chain(settings: NodeSettings, chain_id: int | None) -> ChainSettings:
     return chains[0]
 
 
-def _wei(text: str) -> int:
+def _uint256(option: str, text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 78 or int(text) >= 2**256:
-        raise Misconfigured("--stake", f"{text!r} is no amount; give wei as digits")
+        raise Misconfigured(option, f"{text!r} is no amount; give it as digits (wei, or a job's id)")
     return int(text)
 
 

@@ -11,7 +11,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from consensus.errors import Invalid, Transient, TriggerXError
-from coordinator.api import content, health, jobs, tasks, users
+from coordinator.api import content, health, jobs, specs, tasks, users
 from coordinator.api.access import Access, RefusedError, Sources
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ def api_app(sources: Sources) -> QuartTrio:
     access = Access(sources.store, sources.clock)
     _around(app, sources)
     _errors(app)
-    for area in (content, health, jobs, tasks, users):
+    for area in (content, health, jobs, specs, tasks, users):
         app.register_blueprint(area.routes(sources, access))
     return app
 

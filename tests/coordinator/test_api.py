@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.lifecycle import TaskState
+from consensus.messages import JobSpec, spec_cid, spec_digest
 from coordinator.api.limits import RateLimits
 from coordinator.store.records import Firing, Job, Task, TaskChange, shard_of
 from tests.coordinator.conftest import ABI, BIG, OWNER, Api
@@ -133,12 +134,29 @@ async def test_keys_are_asked_for_and_checked(api: Api) -> None:
     assert (await api.client.post("/api/jobs", content=b"nonsense")).status_code == 401
 
 
+async def test_a_jobs_spec_is_what_its_authorisations_name(api: Api) -> None:
+    job = api.job()
+    await api.post(job)
+    told = (await api.get(f"/api/jobs/spec/{job['job_id']}")).json()
+    spec = bytes.fromhex(told["spec"][2:])
+    assert told["cid"] == spec_cid(spec_digest(spec))
+    decoded = JobSpec.decode(spec)
+    assert (str(decoded.job_id), decoded.function) == (job["job_id"], "ping(uint256)")
+    assert told["gas_limit"] > 0
+
+
 async def test_another_key_sees_and_deletes_nothing_of_mine(api: Api) -> None:
     job = api.job()
     await api.post(job)
     other = await api.other_key("somebody else")
     owner, job_id = job["user_address"], job["job_id"]
-    for path in (f"/api/jobs/id/{job_id}", f"/api/jobs/user/{owner}/{job_id}", f"/api/tasks/job/{job_id}", f"/api/users/{owner}"):
+    for path in (
+        f"/api/jobs/id/{job_id}",
+        f"/api/jobs/spec/{job_id}",
+        f"/api/jobs/user/{owner}/{job_id}",
+        f"/api/tasks/job/{job_id}",
+        f"/api/users/{owner}",
+    ):
         assert (await api.client.get(path, headers=other)).status_code == 404
     assert (await api.client.get(f"/api/jobs/user/{owner}", headers=other)).json() == {"jobs": []}
     assert (await api.client.get("/api/jobs/by-apikey", headers=other)).json() == {"jobs": []}
