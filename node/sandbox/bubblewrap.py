@@ -39,10 +39,13 @@ QUOTED: Final = 512
 """Characters of what a program printed that a reason quotes."""
 
 _KILLED_S = 10.0
+_GROUP_S = 0.05
 _PIECE = 65_536
 _UNHEAPED = 128 * 1024 * 1024  # of a process' private memory that is stacks and the like, and mostly not used
 # In a subshell: the command must not be the first process, which ignores signals. What the shell says itself is nobody's.
-_FIRST = """ulimit -c 0 && ulimit -t "$1" && ulimit -f "$2" && ulimit -l 64 && ulimit -n 256 && ulimit -d "$3" || exit 125
+# What comes first on stdin says that the node is there: one that was killed just now cannot have its program run unattended.
+_FIRST = """read -r word && [ "$word" = go ] || exit 125
+ulimit -c 0 && ulimit -t "$1" && ulimit -f "$2" && ulimit -l 64 && ulimit -n 256 && ulimit -d "$3" || exit 125
 exec 3>&2 2>/dev/null
 ulimit -p "$4" || ulimit -u "$4" || exit 125
 shift 4
@@ -114,7 +117,9 @@ class Bubblewrap:
         """bubblewrap, waiting at its block. Afterwards it and everything in it is gone."""
         started = await trio.to_thread.run_sync(lambda: self.thread.submit(_spawn, self, command, user).result())
         try:
-            with trio.move_on_after(SETUP_S):
+            # Not to be cancelled: only the namespace's first process can be killed with all the others.
+            with trio.move_on_after(SETUP_S) as setup:
+                setup.shield = True
                 await started.learn_first()
             yield started
         finally:
@@ -249,8 +254,10 @@ async def _attend(started: _Started, command: Command, group: Group | None) -> N
         async with trio.open_nursery() as beside:
             if group is None or not group.limits_memory:
                 beside.start_soon(_watch, started.first, limits, seen, stop)
+            else:
+                beside.start_soon(_watch_group, group, limits, seen, stop)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_feed, started.stdin, command.stdin)
+                nursery.start_soon(_feed, started.stdin, b"go\n" + command.stdin)
                 nursery.start_soon(_take_all, started, limits, stop)
                 nursery.start_soon(_take, started.stderr, started.complained, limits.stderr)
                 await started.wait()
@@ -278,6 +285,18 @@ def _place(first: int, group: Group | None) -> None:
 async def _watch(first: int, limits: Limits, seen: Seen, stop: trio.CancelScope) -> None:
     await watch(first, limits, seen)
     stop.cancel()
+
+
+async def _watch_group(group: Group, limits: Limits, seen: Seen, stop: trio.CancelScope) -> None:
+    """A run ends when the kernel has killed one of its processes: the others may not even know."""
+    while not group.killed():  # noqa: ASYNC110 - the kernel says it in a file
+        await trio.sleep(_GROUP_S)
+    seen.code, seen.detail = "SCRIPT_MEMORY", _too_much(limits)
+    stop.cancel()
+
+
+def _too_much(limits: Limits) -> str:
+    return f"took more than {limits.memory >> 20} MiB of memory"
 
 
 async def _feed(stream: trio.lowlevel.FdStream, data: bytes) -> None:
@@ -316,8 +335,8 @@ def _ended(started: _Started, accounts: Accounts, limits: Limits) -> Ended:
     peak = max(accounts.peak or 0, seen.peak)
     usage = Usage(cpu_ms=cpu_us // 1000, wall_ms=round(started.wall_s * 1000), peak_kib=peak // 1024, transferred=0)
     code, detail = seen.code, seen.detail
-    if not code and accounts.killed:
-        code, detail = "SCRIPT_MEMORY", f"took more than {limits.memory >> 20} MiB of memory"
+    if code in ("", "SCRIPT_TIMEOUT") and accounts.killed:
+        code, detail = "SCRIPT_MEMORY", _too_much(limits)
     exit_code = started.exit_code
     if not code and exit_code == 128 + signal.SIGXCPU:
         code, detail = "SCRIPT_TIMEOUT", f"took more than {limits.cpus * limits.wall_s:g} s of CPU time"

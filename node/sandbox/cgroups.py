@@ -49,6 +49,11 @@ class Group:
         for folder in set(self._folders.values()):
             (folder / "cgroup.procs").write_text(str(pid))
 
+    def killed(self) -> bool:
+        """Whether the kernel killed a process of it for want of memory."""
+        name = "memory.oom_control" if self._version == 1 else "memory.events"
+        return _table(self._folders.get("memory"), name).get("oom_kill", 0) > 0
+
     def accounts(self) -> Accounts:
         memory, cpu = self._folders.get("memory"), self._folders.get("cpuacct")
         if self._version == 1:
@@ -56,12 +61,12 @@ class Group:
             return Accounts(
                 cpu_us=None if used is None else used // 1000,
                 peak=_without_files(_number(memory, "memory.max_usage_in_bytes"), _table(memory, "memory.stat"), "total_"),
-                killed=_table(memory, "memory.oom_control").get("oom_kill", 0) > 0,
+                killed=self.killed(),
             )
         return Accounts(
             cpu_us=_table(cpu, "cpu.stat").get("usage_usec"),
             peak=_without_files(_number(memory, "memory.peak"), _table(memory, "memory.stat"), ""),
-            killed=_table(memory, "memory.events").get("oom_kill", 0) > 0,
+            killed=self.killed(),
         )
 
     def remove(self) -> bool:

@@ -17,6 +17,7 @@ INTERVAL_S: Final = 0.02
 MAX_ENTRIES: Final = 16_384
 """Files in /tmp: each takes memory of the kernel's that is counted nowhere else."""
 
+_ALONE = 2  # the shell that waits and the program: they share nothing that counts
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -41,12 +42,11 @@ async def watch(pid: int, limits: Limits, seen: Seen) -> None:
 def look(pid: int, limits: Limits, seen: Seen) -> None:
     """One look at all processes: about 50 us each."""
     memory, threads, cpu_s = 0, 0, 0.0
-    for each in tree(pid, limits.pids * 4):
+    processes = list(tree(pid, limits.pids * 4))
+    for each in processes:
         with contextlib.suppress(OSError, ValueError, IndexError):  # it is gone
             folder = Path("/proc", str(each))
-            pages = (folder / "statm").read_bytes().split()
-            # What is shared are the host's files, mapped by all alike, and never what a bomb consists of.
-            memory += (int(pages[1]) - int(pages[2])) * _PAGE
+            memory += _proportional(folder) if len(processes) > _ALONE else _own(folder)
             words = (folder / "stat").read_bytes().rpartition(b")")[2].split()
             threads += int(words[17])
             cpu_s += sum(int(word) for word in words[11:15]) * _TICK_S
@@ -62,6 +62,22 @@ def look(pid: int, limits: Limits, seen: Seen) -> None:
         seen.code, seen.detail = "SCRIPT_MEMORY", f"made more than {MAX_ENTRIES} files"
     elif seen.cpu_s > limits.cpus * limits.wall_s:
         seen.code, seen.detail = "SCRIPT_TIMEOUT", f"took more than {limits.cpus * limits.wall_s:g} s of CPU time"
+
+
+def _own(folder: Path) -> int:
+    """Bytes that a process has for itself. What is shared are the host's files, mapped by all alike, never what a bomb is of."""
+    pages = (folder / "statm").read_bytes().split()
+    return (int(pages[1]) - int(pages[2])) * _PAGE
+
+
+def _proportional(folder: Path) -> int:
+    """The same, where forked processes share pages and each counts its part: dearer, and not always allowed."""
+    try:
+        text = (folder / "smaps_rollup").read_bytes()
+    except OSError:
+        return _own(folder)
+    parts = [line.split() for line in text.splitlines() if line.startswith((b"Pss_Anon:", b"Pss_Shmem:"))]
+    return sum(int(words[1]) for words in parts) * 1024 if parts else _own(folder)
 
 
 def tree(pid: int, most: int) -> Iterator[int]:
