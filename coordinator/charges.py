@@ -32,6 +32,7 @@ INTERVAL_S = 600.0
 _LOOK_S = 5.0
 _MINED_S = 300.0  # for a transaction to be mined; the outbox brings it on its way as long as it takes
 _BOOKED_S = 900.0  # for the hub's word of it to be as deep as the chain's confirmations ask
+_DUE_S = 15.0  # after its second: runs are made ahead of it, and the hub takes none for a firing that is still to come
 _KEPT = 4096  # runs that were sent and are not booked yet
 
 
@@ -76,17 +77,18 @@ class Charges:
         """The next batch, when it is full or its oldest has waited long enough."""
         now = self._clock.now()
         self._sent = {task_id: until for task_id, until in self._sent.items() if until > now}
-        found = await self._store.run_charges(self._chain.domain.chain_id, self._batch + len(self._sent))
-        waiting = [each for each in found if each.task_id not in self._sent][: self._size]
+        found = await self._store.run_charges(self._chain.domain.chain_id, 2 * self._batch + len(self._sent))
+        waiting = [each for each in found if each.task_id not in self._sent and _opens(each) + _DUE_S <= now][: self._size]
         if not waiting or (len(waiting) < self._size and waiting[0].at + self._interval > now):
             return []
         return waiting
 
     async def _charge(self, waiting: Sequence[Waiting]) -> None:
         charges = await self._charges(waiting)
-        until = self._clock.now() + _BOOKED_S
+        now = self._clock.now()
         if charges:
-            prepared = await self._wallet.prepare_run_charges(charges)
+            # a batch that is prepared twice is one transaction, unless it has waited in vain for long
+            prepared = await self._wallet.prepare_run_charges(charges, again=int((now - waiting[0].at) // _BOOKED_S))
             tx_hash = await self._wallet.send(prepared)
             try:
                 with trio.fail_after(_MINED_S):
@@ -100,7 +102,7 @@ class Charges:
                     return
                 self._size = min(self._batch, 2 * self._size)
         if len(self._sent) < _KEPT:
-            self._sent.update((each.task_id, until) for each in waiting)
+            self._sent.update((each.task_id, now + _BOOKED_S) for each in waiting)
 
     async def _charges(self, waiting: Sequence[Waiting]) -> list[RunCharge]:
         """What the hub is to charge: never more than it takes for a run, nor than the task might have cost."""
@@ -116,3 +118,8 @@ class Charges:
                 continue
             found.append(RunCharge(int(authorisation.job_id), int(authorisation.trigger_id), operator, fee))
         return found
+
+
+def _opens(waiting: Waiting) -> int:
+    """The second (UTC) from which the task might have executed."""
+    return RunCertificate.decode(waiting.certificate).not_executed.task.authorisation.not_before

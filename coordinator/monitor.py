@@ -45,6 +45,8 @@ S = TaskState
 _GRACE_ROUNDS = 2  # after the last round: one until anybody may expire the task, one for somebody to do it
 _AWAITING = (S.EXECUTED, S.ATTESTED)
 _RETRY_S = 1.0
+_LATER = frozenset({"TooEarly", "InsufficientBalance", "RunAllowance"})  # why a run is not charged now, and may be later
+_CHARGE_PATIENCE_S = 86_400  # for its owner to make a deposit
 
 
 def change_of(
@@ -251,6 +253,9 @@ class Monitor:
             return None
         if isinstance(event, RunSkipped):
             log.warning("run_not_charged", task_id=str(event.task_id), job_id=str(event.job_id), reason=event.reason)
+            waits_since = task.stages.get("not_executed", 0) / 1000
+            if event.reason in _LATER and self._clock.now() - waits_since < _CHARGE_PATIENCE_S:
+                return None  # it stays among those that wait
         attesters = tuple(self._operators[i] for i in task.attester_ids if i in self._operators)
         return replace(change, attesters=attesters)
 

@@ -285,11 +285,12 @@ class Wallet(Protocol):
 
     async def prepare_expiry(self, task_id: int) -> Prepared: ...
 
-    async def prepare_run_charges(self, charges: Sequence[RunCharge]) -> Prepared:
+    async def prepare_run_charges(self, charges: Sequence[RunCharge], *, again: int = 0) -> Prepared:
         """`Hub.chargeRuns`, a dispatcher's: at most `MAX_CHARGES`. Every charge ends in a `RunCharged` or a `RunSkipped`.
 
-        The key is that of the charges: the same batch prepared again is the same transaction, and one that reverted has to be
-        divided otherwise. Raises ValueError for a batch or a fee that the hub refuses as a whole.
+        The key is that of the charges and `again`: the same batch prepared again is the same transaction, and one that reverted,
+        or was skipped and may be charged later, has to be divided otherwise or be another time's. Raises ValueError for a batch
+        or a fee that the hub refuses as a whole.
         """
         ...
 
@@ -300,14 +301,19 @@ class Wallet(Protocol):
     async def send(self, prepared: Prepared) -> bytes: ...
 
     async def sent(self, key: str) -> bytes | None:
-        """Hash of the transaction sent under `key`, in this run or a former one.
+        """Hash of the transaction sent under `key`, in this run or a former one; the newest, where it was replaced.
 
-        Keys are `execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`, `expire:<task_id>`, `charge:<hash of the call>`.
+        Keys are `execute:<task_id>:<attempt>`, `certify:<task_id>:<round>`, `expire:<task_id>`, and
+        `charge:<hash of the call>[:<again>]`.
         """
         ...
 
     async def mined(self, tx_hash: bytes) -> Mined:
-        """Waits for the receipt. The caller sets the deadline."""
+        """Waits for the receipt, and for a revert's to be `confirmations` deep. The caller sets the deadline.
+
+        A transaction that was stuck may have been replaced, by itself at a higher price: the hash in the answer is the one that
+        was mined, whichever of them is asked for. Raises `Failed` (`NONCE_TAKEN`) when none of them can be mined any more.
+        """
         ...
 
 

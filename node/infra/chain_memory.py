@@ -272,9 +272,9 @@ class MemoryWallet:
             key, self._ledger.domain.attestation_center, contracts.EXPIRE.encode(task_id), rules.expire(task_id)
         )
 
-    async def prepare_run_charges(self, charges: Sequence[RunCharge]) -> MemoryPrepared:
+    async def prepare_run_charges(self, charges: Sequence[RunCharge], *, again: int = 0) -> MemoryPrepared:
         data = contracts.encode_charges(charges)
-        return await self._prepared(contracts.charges_key(data), self._ledger.domain.hub, data, rules.charge_runs(charges))
+        return await self._prepared(contracts.charges_key(data, again), self._ledger.domain.hub, data, rules.charge_runs(charges))
 
     async def prepare_epoch(self) -> MemoryPrepared:
         epochs = self._ledger.state.epochs

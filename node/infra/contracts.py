@@ -215,9 +215,9 @@ def encode_charges(charges: Sequence[RunCharge]) -> bytes:
     return CHARGE_RUNS.encode([(c.job_id, c.trigger_id, c.performer_id, c.fee) for c in charges])
 
 
-def charges_key(data: bytes) -> str:
-    """The key under which a wallet sends a call of `chargeRuns`, once."""
-    return f"charge:{keccak(data).hex()[:32]}"
+def charges_key(data: bytes, again: int = 0) -> str:
+    """The key under which a wallet sends a call of `chargeRuns`, once for each `again`."""
+    return f"charge:{keccak(data).hex()[:32]}" + (f":{again}" if again else "")
 
 
 def certificate_root(certificate: Certificate) -> bytes:

@@ -85,10 +85,10 @@ class EvmWallet:
         await self._refuse_settled(key, task_id)
         return await self._prepare(key, self._chain.domain.attestation_center, contracts.EXPIRE.encode(task_id), EXPIRY_GAS)
 
-    async def prepare_run_charges(self, charges: Sequence[RunCharge]) -> EvmPrepared:
+    async def prepare_run_charges(self, charges: Sequence[RunCharge], *, again: int = 0) -> EvmPrepared:
         data = contracts.encode_charges(charges)
         gas = intrinsic_gas(data) + CHARGES_GAS + CHARGE_GAS * len(charges)
-        return await self._prepare(contracts.charges_key(data), self._chain.domain.hub, data, gas)
+        return await self._prepare(contracts.charges_key(data, again), self._chain.domain.hub, data, gas)
 
     async def prepare_epoch(self) -> EvmPrepared:
         registry = self._chain.domain.keeper_registry

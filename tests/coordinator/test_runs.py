@@ -13,6 +13,7 @@ from consensus import ecdsa
 from consensus.fees import resource_fee
 from consensus.lifecycle import TaskState
 from consensus.messages import Run, Task
+from coordinator import monitor
 from coordinator.attempts import DispatchPolicy
 from coordinator.fees import cid_of
 from coordinator.store.memory import MemoryStore
@@ -148,10 +149,36 @@ async def test_a_charge_that_the_hub_skips_costs_nothing_and_waits_no_longer(aut
         everybody(world, Scripted(lambda _: declines()))
         job_id = await post(world)
         await world.ended(job_id)
-        world.ledger.state.balances[OWNER] = 0
+        world.ledger.delete_job(job_id)
         [task] = await world.until(lambda tasks: tasks[0].cost is not None, job_id)
         assert (task.cost, task.state, "not_charged" in task.stages) == (0, S.NOT_EXECUTED, True)
         assert await world.store.run_charges(world.ledger.domain.chain_id, 100) == []
+
+
+async def test_a_run_that_its_owner_cannot_pay_yet_is_charged_when_there_is_a_deposit(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: declines()))
+        job_id = await post(world)
+        await world.ended(job_id)
+        world.ledger.state.balances[OWNER] = 0
+        await trio.sleep(700)
+        [task] = await world.tasks(job_id)
+        assert task.cost is None
+        world.ledger.deposit(OWNER, 10**18)
+        [task] = await world.until(lambda tasks: tasks[0].cost is not None, job_id)
+        assert task.cost == resource_fee(3, USAGE)
+
+
+async def test_a_run_that_nobody_can_pay_is_given_up(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "_CHARGE_PATIENCE_S", 1000)  # a day
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: declines()))
+        job_id = await post(world)
+        await world.ended(job_id)
+        world.ledger.state.balances[OWNER] = 0
+        await trio.sleep(2000)
+        [task] = await world.tasks(job_id)
+        assert (task.cost, await world.store.run_charges(task.chain_id, 9)) == (0, [])
 
 
 async def test_what_no_committee_confirms_is_tried_by_another_and_ends_by_name(autojump_clock: MockClock) -> None:
