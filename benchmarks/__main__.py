@@ -25,6 +25,7 @@ PARTS = {
     "conditions": "conditions",
     "store": "store",
     "streams": "streams",
+    "content": "content",
     "scripts": "scripts",
 }
 """Command -> module of this package, whose `main` it is: `python -m benchmarks scheduler --help`."""
