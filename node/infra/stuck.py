@@ -34,12 +34,13 @@ class Watch:
         the next look comes soon."""
         line = self._line
         async with line.lock:
-            if line.next is None or trio.current_time() < self._look_at:
+            if trio.current_time() < self._look_at:
                 return
+            following = await line.next_nonce()  # as after a restart, when nothing was sent yet
             address = hex_of(line.address)
             calls = [("eth_getTransactionCount", [address, tag]) for tag in ("latest", "pending")]
             mined, counted = map(int_of, await line.rpc.batch(calls))
-            if counted >= line.next:
+            if counted >= following:
                 self._pause, self._counted, self._refused_again = LOOK_S, -1, None
             else:
                 await self._tell_again(counted)

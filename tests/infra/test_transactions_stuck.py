@@ -367,3 +367,10 @@ def test_whatever_fails_and_whatever_gas_costs_each_key_is_mined_once_and_no_non
             assert [nonce_of(raw) for raw in mined] == [0, 1, 2, 3]
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_after_a_restart_whoever_only_waits_looks_after_what_waits(sent_log, autojump_clock):
+    node = FakeNode()
+    former = await left_behind(node, outbox(node, sent_log))
+    mined = await outbox(node, sent_log).receipt(former, repeat(0.5))
+    assert mined.tx_hash != former
