@@ -13,7 +13,8 @@ import pytest
 
 from consensus import merkle
 from consensus.codec import keccak
-from tests.contracts.world import DISPATCHER, STRANGER, YES, World, account
+from tests.contracts.safes import DELEGATECALL, GAS_LIMIT, batch, job_call
+from tests.contracts.world import DISPATCHER, STRANGER, USER, YES, World, account
 
 DOCS = Path(__file__).parents[2] / "docs" / "gas.md"
 TOLERANCE = 0.01  # calldata holds random points, whose zero bytes are cheaper
@@ -74,6 +75,20 @@ def measured(world: World) -> dict[str, int]:
     charges = [(scripted, world.due(scripted, i), 1 + i % 10, 10**13) for i in range(1, 66)]
     rows["Hub.chargeRuns, 1 run, first"] = world.hub.send("chargeRuns", charges[:1], sender=coordinator).gas
     rows["Hub.chargeRuns, 64 runs"] = world.hub.send("chargeRuns", charges[1:], sender=coordinator).gas
+    rows["SafeFactory.createSafeWallet"] = world.safe_factory.send("createSafeWallet", USER, sender=USER).gas
+    safe = world.safe_factory.view("latestSafeWallet", USER)
+    multisend = bytes.fromhex(world.deployment.multisend_call_only[2:])
+    ping = (world.demo.address, 0, world.ping(7))
+    calls = {
+        "Hub.execute, static ping by a Safe": job_call(world, safe, world.demo.address, world.ping(7)),
+        "Hub.execute, a batch of two pings by a Safe": job_call(
+            world, safe, multisend, batch(ping, ping), operation=DELEGATECALL
+        ),
+    }
+    module = world.safe_module.address
+    job = world.create_job(time_frame=36_000, target=module)
+    for i, (name, call) in enumerate(calls.items(), start=1):
+        rows[name] = world.execute(job, world.due(job, i), call=call, target=module, gas_limit=GAS_LIMIT).receipt.gas
     return rows
 
 
