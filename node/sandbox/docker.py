@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
 
-from consensus.errors import Transient
+from consensus.errors import Misconfigured, Transient
 from consensus.messages import Usage
 from node.infra.aio import AsyncioThread
 from node.infra.connections import Addresses
@@ -60,10 +60,9 @@ class DockerSandbox:
         """Of the image; all of them until its first container has started."""
         return (self._tools or TOOLS).languages
 
-    @property
-    def waiting(self) -> int:
-        """Containers that are ready for a run now."""
-        return self._pool.waiting
+    async def settled(self) -> None:
+        """Until as many containers wait for a run as may, and none that was used is left."""
+        await self._pool.settled()
 
     async def run(self, program: Program, limits: Limits) -> Finished:
         async with self._turns:
@@ -118,7 +117,10 @@ class DockerSandbox:
 
     async def _execute(self, program: Program, limits: Limits, file: str, code: bytes, command: _Command) -> Finished:
         while True:
-            container, waited = await self._pool.take(Shape.of(limits))
+            try:
+                container, waited = await self._pool.take(Shape.of(limits))
+            except Misconfigured as error:  # since this node started: then it would not have
+                raise Transient(UNAVAILABLE, error.detail) from error
             ended = False
             try:
                 self._tools = container.tools
@@ -229,12 +231,8 @@ async def open_docker(
     """
     engine = Engine(aio, url, image)
     try:
-        try:
+        with suppress(Transient):  # which the engine has logged
             await engine.image_id()
-        except Transient as error:
-            log.warning(
-                "docker_unreachable", error=error.detail, remedy="scripts wait until the engine of sandbox.docker answers"
-            )
         async with open_pool(engine, owner, folder, Shape.of(Limits()), warm) as pool:
             yield DockerSandbox(engine, pool, addresses, concurrency)
     finally:

@@ -80,6 +80,7 @@ def config(image: str, owner: str, shape: Shape, folder: Path) -> dict[str, Any]
         "User": NOBODY,
         "WorkingDir": "/tmp",  # noqa: S108 - the container's own
         "Hostname": "sandbox",
+        "StopSignal": "SIGKILL",  # the launcher hears no other, and an engine that stops would wait for it
         "Labels": {LABEL: owner},
         "AttachStdin": True,
         "AttachStdout": True,

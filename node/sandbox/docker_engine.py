@@ -97,6 +97,8 @@ class Engine:
 
     def __init__(self, aio: AsyncioThread, url: str, image: str) -> None:
         self.image = image
+        self.outages = 0
+        """How often the engine went away so far: what ran before may have ended."""
         self._aio = aio
         self._url = url
         self._docker: aiodocker.Docker | None = None
@@ -164,7 +166,9 @@ class Engine:
 
     def _away(self, error: Exception) -> Transient:
         if self._reachable:
-            log.warning("docker_unreachable", error=str(error) or type(error).__name__)
+            remedy = "scripts wait until the engine of sandbox.docker answers"
+            log.warning("docker_unreachable", error=str(error) or type(error).__name__, remedy=remedy)
+            self.outages += 1
         self._reachable = False
         self._not_before = trio.current_time() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)

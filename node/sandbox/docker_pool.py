@@ -24,7 +24,7 @@ from node.sandbox.languages import Tools
 _REMOVAL_S: Final = 10.0
 _QUEUED = 64  # containers that wait to be removed: what is beyond is found by its label
 _PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,8 @@ class Container:
     folder: Path
     attached: Attached
     tools: Tools
+    outages: int
+    """Of the engine, before it was made."""
 
     @property
     def script(self) -> Path:
@@ -62,23 +64,29 @@ class Pool:
         self._known: set[str] = set()  # names that are somebody's: all others with our label are to be removed
         self._stray = True  # whether there may be such: at the start, what an earlier process left
         self._changed = trio.Event()
+        self._settled = trio.Event()
+        self._removing = 0
         self._leaving, self._to_remove = trio.open_memory_channel[Container](_QUEUED)
 
-    @property
-    def waiting(self) -> int:
-        """Containers that are ready now."""
-        return len(self._warm)
+    async def settled(self) -> None:
+        """Until as many containers wait as may, and none that was used is left. May be for ever while the engine is away."""
+        while len(self._warm) < self._size or self._removing or self._stray:
+            self._settled = trio.Event()
+            await self._settled.wait()
 
     async def take(self, shape: Shape) -> tuple[Container, bool]:
         """A container, and whether it had been waiting. Raises `Transient` and `Misconfigured`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if shape == self._shape and self._warm:
-            self._wake()
-            return self._warm.popleft(), True
+        if shape == self._shape:
+            await self._drop_dead()
+            if self._warm:
+                self._wake()
+                return self._warm.popleft(), True
         return await self.fresh(shape), False
 
     async def fresh(self, shape: Shape) -> Container:
         """A container that never waited."""
+        outages = self._engine.outages
         name = f"triggerx-{secrets.token_hex(8)}"
         folder = self._folder / name
         self._known.add(name)
@@ -94,12 +102,13 @@ class Pool:
         finally:
             if not started:  # there may be a container all the same
                 self._forget(name, folder)
-        return Container(name, folder, attached, tools(list(answer.head.get("has", ()))))
+        return Container(name, folder, attached, tools(list(answer.head.get("has", ()))), outages)
 
     def discard(self, container: Container) -> None:
         """It has done its work: it is removed soon."""
         try:
             self._leaving.send_nowait(container)
+            self._removing += 1
         except trio.WouldBlock:
             self._forget(container.name, container.folder)
 
@@ -116,9 +125,11 @@ class Pool:
             try:
                 if self._stray:
                     await self._sweep()
+                await self._drop_dead()
                 while len(self._warm) < self._size:
                     self._warm.append(await self.fresh(self._shape))
                 pause = _PAUSE_S
+                self._settled.set()
             except (Transient, Misconfigured) as error:
                 log.debug("no_container_waits", error=str(error))
                 await trio.sleep(pause)
@@ -130,6 +141,8 @@ class Pool:
         """Until cancelled."""
         async for container in self._to_remove:
             await self._remove(container)
+            self._removing -= 1
+            self._settled.set()
 
     async def close(self) -> None:
         """Removes every container that is left."""
@@ -144,6 +157,14 @@ class Pool:
                 await self._sweep(closing=True)
         if scope.cancelled_caught:
             log.warning("containers_left", remedy="they are removed when this node starts again")
+
+    async def _drop_dead(self) -> None:
+        """Those that waited when the engine went away died with it."""
+        while self._warm and self._warm[0].outages < self._engine.outages:
+            container = self._warm.popleft()
+            self._forget(container.name, container.folder)
+            with suppress(trio.ClosedResourceError):
+                await self._engine.hang_up(container.attached)
 
     async def _remove(self, container: Container) -> None:
         with trio.move_on_after(_REMOVAL_S):

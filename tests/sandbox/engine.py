@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ class Engine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = f"unix://{folder}/docker.sock"
+        self._supervisor = folder / "exec/containerd/containerd.pid"
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=30)
 
@@ -56,21 +57,32 @@ class Engine:
             pytest.fail("the Docker engine does not start: " + "".join(self._said), pytrace=False)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+        """SIGKILL, as a crash would; what supervises its containers dies with it."""
         assert self._process is not None
+        pid = int(self._supervisor.read_text())
         self._process.kill()
         self._process.wait(_STOP_S)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        # Where nobody buries it, the engine would take it for alive.
+        self._supervisor.unlink()
 
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
         process.terminate()
+        with suppress(OSError, ValueError):  # one that it did not start itself it would wait for
+            os.kill(int(self._supervisor.read_text()), signal.SIGTERM)
         try:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(_STOP_S)
+        for each in Path("/proc").glob("[0-9]*/cmdline"):  # what outlived a kill
+            with suppress(OSError):
+                if str(self.folder).encode() in each.read_bytes() and int(each.parent.name) != os.getpid():
+                    os.kill(int(each.parent.name), signal.SIGKILL)
 
     def docker(self, *words: str, stdin: int | None = None) -> str:
         """What the client prints."""
@@ -138,11 +150,3 @@ def _program(name: str) -> str | None:
         found = find("esbuild")
         return str(found) if found else None
     return shutil.which(name) or (shutil.which(name, path="/usr/local/go/bin") if name == "go" else None)
-
-
-def still_there(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIG_DFL)
-    except ProcessLookupError:
-        return False
-    return True
