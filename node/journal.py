@@ -100,6 +100,16 @@ class Journal:
 
         await self._database.write(write)
 
+    async def outcome(self, task_id: int, attempt: int) -> str:
+        """How an attempt that was taken on has ended; '' when it has not, or was never taken on."""
+        query = "SELECT outcome FROM task WHERE task_id = ? AND attempt = ?"
+
+        def read(db: sqlite3.Connection) -> str:
+            row = db.execute(query, (str(task_id), attempt)).fetchone()
+            return row[0] if row is not None else ""
+
+        return await self._database.read(read)
+
     async def open_tasks(self) -> list[Accepted]:
         """Acknowledged and not ended: what a restart goes on with. What this release cannot read is left to the one that can."""
 

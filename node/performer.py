@@ -16,11 +16,12 @@ import trio
 
 from consensus import committee, runs
 from consensus.errors import Failed, Reject, Transient
+from consensus.lifecycle import SCRIPT_FAULTS
 from consensus.messages import Acknowledgement, Execution, Refusal, Task, Uint256
 from node.decisions import Decision
 from node.executor import Executor, Ready, transient
 from node.infra.clock import Clock
-from node.infra.observe import Observer, outcome_of
+from node.infra.observe import COURSES, Observer, outcome_of
 from node.journal import Journal
 from node.packages import Packages
 from node.run_certificates import RunCertificates
@@ -119,6 +120,9 @@ class Performer:
     async def _perform_once(self, work: trio.Nursery, task: Task, publisher: PeerId, decided: Decision | None) -> str:
         """How the task ended. Raises `Failed` or `Transient` with the reason it did not."""
         executor = self._executors[task.chain_id]
+        former = await self._journal.outcome(*attempt_of(task)) if decided is None else ""
+        if former:  # before a restart, and somebody publishes it again
+            return self._ended_before(former)
         tx_hash = await executor.sent_before(task)
         if decided is None:
             decided = await self._decide(task, executor, sent=tx_hash is not None)
@@ -136,6 +140,13 @@ class Performer:
         assert tx_hash is not None  # one of the two has it
         self._tracker.step(task.task_id, "sent", execution_tx="0x" + tx_hash.hex())
         return await self._publish_and_confirm(task, decided, tx_hash, executor)
+
+    @staticmethod
+    def _ended_before(outcome: str) -> str:
+        """What is answered once more: a task that ran its course is acknowledged, another refused with its reason."""
+        if outcome in SCRIPT_FAULTS or outcome in COURSES:
+            return outcome
+        raise Failed(outcome, "this attempt has ended before")
 
     async def _decide(self, task: Task, executor: Executor, *, sent: bool) -> Decision:
         if sent:  # by a release that journalled no decisions, and knew static jobs only

@@ -19,6 +19,8 @@ AGGREGATORS = 3
 """Votes go to the members of the first three ranks: each of the three may be gone and the round still ends in its time."""
 REVERIFY_S = 1.0
 """Between looks, while this keeper's RPC lags behind the network."""
+_REVERIFY_PAUSES_S = (REVERIFY_S, REVERIFY_S, REVERIFY_S, 2.0, 4.0, 8.0)
+"""After looks that could not tell: an RPC catches up soon or not at all, and gateways are not asked for a script every second."""
 
 SendVote = Callable[[Vote, bytes], Awaitable[None]]
 """Delivers a vote to the operator with this address; goes on trying until it is cancelled. Raises nothing."""
@@ -58,6 +60,7 @@ class Seat:
         The caller cancels at the round's end.
         """
         said: Opinion | None = None
+        pauses = iter(_REVERIFY_PAUSES_S)
         async with trio.open_nursery() as nursery:
             sending = trio.CancelScope()
             while True:
@@ -70,7 +73,7 @@ class Seat:
                     said = opinion
                 if opinion is not None and opinion.verdict is not Verdict.CANNOT_TELL:
                     return
-                await trio.sleep(REVERIFY_S)
+                await trio.sleep(next(pauses, _REVERIFY_PAUSES_S[-1]))
 
     def _signed(self, round_: Round, opinion: Opinion) -> Vote:
         return self._signer.vote(

@@ -42,6 +42,9 @@ _OUTCOMES = {
     ExecutionStatus.EXPIRED: "NO_QUORUM",
 }
 
+COURSES = frozenset(_OUTCOMES.values())
+"""Every way in which the contracts end a task that was executed."""
+
 OnEvents = Callable[[Head, Sequence[ChainEvent]], Awaitable[None]]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
 
 import pytest
 import trio
@@ -14,18 +13,15 @@ from trio.testing import MockClock
 from consensus import runs
 from consensus.codec import keccak
 from consensus.errors import Transient
-from consensus.fees import resource_fee
-from consensus.messages import NotExecuted, PackageReference, RunCertificate, Task, Uint256, Usage
-from consensus.schedules import Moments
-from node.infra.chain import ExecutionStatus, Log, Mined, Prepared, Wallet
+from consensus.messages import NotExecuted, RunCertificate, Task, Usage
+from node.infra.chain import ExecutionStatus, Log
 from node.infra.compute import inline
 from node.infra.observe import Registry
 from node.run_certificates import RunCertificates
-from node.signer import Signer
-from node.workflow import Keeper, Parts, Served
+from node.workflow import Keeper, Parts
 from p2p.network import Received
-from p2p.topics import EXECUTIONS, NOT_EXECUTED, PACKAGES, RUN_CERTIFICATES, TASKS
-from tests.node.fake_scripts import USAGE, FakeScripts, Prints
+from p2p.topics import NOT_EXECUTED, RUN_CERTIFICATES, TASKS
+from tests.node.fake_scripts import FakeScripts, Prints
 from tests.simulation.test_keepers import lying
 from tests.simulation.test_triggers import ABOVE, PRICE, on_transfer, transfer
 from tests.simulation.world import TARGET, Resident, World, open_world
@@ -268,21 +264,6 @@ async def test_a_performer_killed_while_it_reports_says_the_same_after_a_restart
         assert len(set(heard.words)) == 1
 
 
-async def test_a_package_too_large_for_gossip_is_fetched_by_its_cid(autojump_clock: MockClock) -> None:
-    async with open_world(10) as world:
-        performer = await network(world)
-        call = bytes(4) + bytes(16_000)
-        begins = int(world.clock.now()) + 10
-        spec = world.create_script_job(decides(call), trigger=Moments(tuple(range(begins, begins + 1_000))))
-        task = world.task(spec, begins, performer.address, storage='{"kept": "%s"}' % ("x" * 16_000))
-        await world.publisher.publish(TASKS, task)
-        assert await settled(world, task) is ExecutionStatus.CERTIFIED
-        trails = {r.number: t for r in world.residents if r.tracker for t in r.tracker.trails() if t.task_id == task.task_id}
-        cid = trails[performer.number].facts["package"]
-        assert len(world.content[cid]) > EXECUTIONS.max_bytes
-        assert {t.facts["package"] for t in trails.values()} == {cid}
-
-
 async def test_a_keeper_without_the_script_refuses_for_now(autojump_clock: MockClock) -> None:
     async with open_world(4) as world:
         performer = await network(world)
@@ -311,80 +292,24 @@ async def test_rounds_go_on_until_enough_of_a_committee_are_there(autojump_clock
         assert certificate.round <= 1
 
 
-class Replacing:
-    """A wallet whose transactions get stuck: what it sent first is never mined, another with the same nonce is."""
-
-    def __init__(self, wallet: Wallet) -> None:
-        self._wallet = wallet
-        self._mined: dict[bytes, bytes] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._wallet, name)
-
-    async def send(self, prepared: Prepared) -> bytes:
-        tx_hash = await self._wallet.send(prepared)
-        stuck = keccak(tx_hash)
-        self._mined[stuck] = tx_hash
-        return stuck
-
-    async def mined(self, tx_hash: bytes) -> Mined:
-        await trio.sleep(3)
-        return await self._wallet.mined(self._mined.get(tx_hash, tx_hash))
-
-
-async def test_a_package_names_the_transaction_that_took_a_stuck_ones_place(autojump_clock: MockClock) -> None:
-    async with open_world(10) as world:
-
-        def stuck(parts: Parts) -> Keeper:
-            [(chain_id, served)] = parts.chains.items()
-            wallet = cast(Wallet, Replacing(served.wallet))
-            return Keeper(dataclasses.replace(parts, chains={chain_id: Served(served.observer, wallet)}))
-
-        performer = await network(world, stuck)
-        spec = world.create_script_job(ARGUMENTS, definition=2)
-        task = world.task(spec, spec.created_at + 10, performer.address)
-        await world.publisher.publish(TASKS, task)
-        assert await settled(world, task) is ExecutionStatus.CERTIFIED
-        record = world.ledger.state.executed[task.task_id].record
-        assert world.ledger.head.timestamp < record.timestamp + world.ledger.round_seconds  # in the first round
-        assert performer.tracker is not None
-        [trail] = performer.tracker.trails()
-        assert trail.facts["execution_tx"] == "0x" + world.ledger.blocks[record.block_number].sendings[0].hash.hex()
-
-
-async def test_references_and_reports_of_a_loud_performer_leave_room_for_others(autojump_clock: MockClock) -> None:
-    async with open_world(6) as world:
-        loud, honest, *others = world.residents
-        for resident in (honest, *others):
-            await world.start(resident)
-        flood, signer = world.mesh.join(loud.peer_id), Signer(loud.operator, loud.bls_secret)
-        spec = world.create_script_job(ARGUMENTS, definition=2)
-        for i in range(1, 300):
-            empty = world.task(spec, spec.created_at + 10 * i, loud.address, attempt=1)
-            await flood.publish(PACKAGES, PackageReference(spec.chain_id, Uint256(empty.task_id), 1, f"bafk{i}"))
-            run = DECLINES.outcome(spec).run
-            said = signer.not_executed(empty, world.ledger.domain, "SCRIPT_FAILED", "", run, resource_fee(3, USAGE))
-            await flood.publish(NOT_EXECUTED, said)
-        task = world.task(spec, spec.created_at + 10, honest.address, attempt=2)
-        await world.publisher.publish(TASKS, task)
-        assert await settled(world, task) is ExecutionStatus.CERTIFIED
-
-
-async def test_a_reference_to_somebody_elses_package_moves_nobody(autojump_clock: MockClock) -> None:
-    async with open_world(10) as world:
+@pytest.mark.parametrize("what", [ARGUMENTS, Prints(b"", code="SCRIPT_FAILED")])
+async def test_an_ended_task_that_comes_again_after_a_restart_runs_nothing(what: Prints, autojump_clock: MockClock) -> None:
+    async with open_world(10) as world, hearing(world) as heard:
         performer = await network(world)
-        envious = world.residents[-1]
-        world.kill(envious)
-        liar = world.mesh.join(envious.peer_id)
-        spec = world.create_script_job(ARGUMENTS, definition=2)
-        task = world.task(spec, spec.created_at + 10, performer.address)
-        world.mesh.loss = lambda source, _target, topic: source == performer.peer_id and topic == EXECUTIONS.name
+        spec = world.create_script_job(what, definition=2)
+        task = world.task(spec, spec.created_at + 10, performer.address, window=300)
         await world.publisher.publish(TASKS, task)
-        await world.ledger.wait_until(lambda: bool(world.ledger.calls))
-        for cid in tuple(world.content):
-            await liar.publish(PACKAGES, PackageReference(spec.chain_id, Uint256(task.task_id), 1, cid))
-        await trio.sleep(2)
-        attesters = [t for r in world.residents if r is not performer and r.tracker for t in r.tracker.trails()]
-        assert not any("fetched" in trail.stages or "voted" in trail.stages for trail in attesters)
-        world.mesh.loss = lambda *_: False
-        assert await settled(world, task) is ExecutionStatus.CERTIFIED
+        if what is ARGUMENTS:
+            assert await settled(world, task) is ExecutionStatus.CERTIFIED
+        else:
+            await heard.certified()
+        await trio.sleep(5)
+        world.kill(performer)
+        world.scripts[spec.script_url] = Transient("SCRIPT_UNREACHABLE", "not to be asked for again")
+        await world.start(performer)
+        height = world.ledger.head.number
+        await world.publisher.publish(TASKS, task)
+        await trio.sleep(30)
+        assert world.ledger.head.number == height
+        assert performer.tracker is not None
+        assert [trail.outcome for trail in performer.tracker.trails()] == ["done" if what is ARGUMENTS else "SCRIPT_FAILED"]
