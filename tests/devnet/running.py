@@ -25,6 +25,7 @@ from node.infra.contracts import Function
 from node.infra.evm import EvmChain, open_chain
 from node.infra.rpc import Rpc, open_rpc
 from node.infra.settings import ChainSettings, ContractSettings
+from tests.components import NODE_MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0  # seven Python programs on two cores that other tests use too
@@ -44,7 +45,9 @@ def program(module: str, *arguments: str) -> list[str]:
 
 def launch(command: list[str], output: Path) -> subprocess.Popen[bytes]:
     """Starts a program in a session of its own, its output in a file, as any shell would with `> file 2>&1`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # What scripts in TypeScript need is where npm put it for the tests.
+    path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{NODE_MODULES / '.bin'}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     with output.open("ab") as stream:
         return subprocess.Popen(
             command,
@@ -236,17 +239,31 @@ class Network:
         assert record["task_status"] == "completed" or record["task_error"], record
         return record
 
+    async def tasks(self, job_id: int) -> list[dict[str, Any]]:
+        """The coordinator's records of a job's tasks."""
+        answer = await self.client.get(
+            f"{self.ready['coordinator_url']}/api/tasks/job/{job_id}", headers={"X-API-KEY": self.ready["api_key"]}
+        )
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
     async def settled(self, job_id: int) -> list[dict[str, Any]]:
         """Waits until no task of a job is under way; their records."""
 
         async def look() -> list[dict[str, Any]]:
-            answer = await self.client.get(
-                f"{self.ready['coordinator_url']}/api/tasks/job/{job_id}", headers={"X-API-KEY": self.ready["api_key"]}
-            )
-            tasks: list[dict[str, Any]] = answer.json()
+            tasks = await self.tasks(job_id)
             return tasks if all(task["task_status"] in ENDS for task in tasks) else []
 
         return await soon(look, f"the end of every task of job {job_id}")
+
+    async def tasks_ended(self, job_id: int, count: int = 1) -> list[dict[str, Any]]:
+        """Waits until a job has so many tasks, and all have ended; their records."""
+
+        async def look() -> list[dict[str, Any]]:
+            tasks = await self.tasks(job_id)
+            return tasks if len(tasks) >= count and all(task["task_status"] in ENDS for task in tasks) else []
+
+        return await soon(look, f"the end of {count} tasks of job {job_id}")
 
     async def events(self, kind: type[ChainEvent], task_id: int) -> list[Any]:
         """Every event of a kind about a task, from the chain's beginning."""

@@ -10,13 +10,12 @@ const { ethers } = require('ethers');
 
 const input = JSON.parse(readFileSync(0, 'utf8'));
 const chain = String(input.chain_id);
-const none = ethers.ZeroAddress;
 sdk.CONTRACT_ADDRESSES_BY_CHAIN[chain] = {
   gasRegistry: input.contracts.gas_registry,
   jobRegistry: input.contracts.job_registry,
-  safeFactory: none,
-  safeModule: none,
-  multisendCallOnly: none,
+  safeFactory: input.contracts.safe_factory,
+  safeModule: input.contracts.safe_module,
+  multisendCallOnly: input.contracts.multisend_call_only,
   rpcUrl: input.rpc_url,
 };
 const client = new sdk.TriggerXClient(input.api_key, { baseURL: input.coordinator_url });
@@ -56,7 +55,7 @@ const kinds = {
     valueSourceUrl: 'static:0.5',
     recurring: false,
   }),
-  script: () => ({ jobType: sdk.JobType.CustomScript, timeInterval: input.interval, language: 'py', recurring: false }),
+  script: () => ({ jobType: sdk.JobType.CustomScript, timeInterval: input.interval, recurring: true }),
 };
 
 const commands = {
@@ -75,12 +74,13 @@ const commands = {
         autotopupETH: true,
         ...kinds[input.kind ?? 'interval'](),
         ...(input.script
-          ? { argType: sdk.ArgType.Dynamic, dynamicArgumentsScriptUrl: input.script }
+          ? { argType: sdk.ArgType.Dynamic, dynamicArgumentsScriptUrl: input.script, language: input.language ?? 'py' }
           : { arguments: [input.value] }),
         ...input.overrides,
       },
       signer,
     }),
+  'create-safe': async () => ({ success: true, safe: await sdk.createSafeWallet(signer) }),
   get: () => sdk.getJobDataById(client, input.job_id, signer.address),
   jobs: () => sdk.getJobData(client),
   'jobs-of-user': () => sdk.getJobsByUserAddress(client, signer.address),

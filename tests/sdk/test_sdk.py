@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import trio
-
 from consensus.codec import task_id as task_id_of
-from node.infra.chain import TaskExecuted
 from node.infra.clock import SystemClock
-from tests.components import NODE_MODULES, require
 from tests.devnet.fixtures import on_anvil
-from tests.devnet.running import ENDS, Network, RunningDevnet, connected, soon
+from tests.devnet.running import RunningDevnet, connected, soon
+from tests.sdk.sdk import executions, sdk, tasks_of
 
-CLIENT = Path(__file__).with_name("client.mjs")
 INTERVAL = 3
 BIG = 2**199 + 987_654_321_012_345_678_901
-
-
-async def sdk(command: str, devnet: RunningDevnet, **more: Any) -> dict[str, Any]:
-    """One call of the SDK; what it answered."""
-    node = require("node")
-    require("sdk-triggerx")
-    require("ethers")
-    r = devnet.ready
-    chain = {key: r[key] for key in ("coordinator_url", "api_key", "rpc_url", "chain_id", "contracts")}
-    done = await trio.run_process(
-        [str(node), str(CLIENT), command],
-        stdin=json.dumps({**chain, "account": r["accounts"][1], **more}).encode(),
-        env={**os.environ, "NODE_PATH": str(NODE_MODULES)},
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    answer: dict[str, Any] = json.loads(done.stdout)
-    assert answer["success"], (answer, done.stderr.decode())
-    return answer
-
-
-async def executions(network: Network, job_id: int) -> list[TaskExecuted]:
-    head = await network.chain.head()
-    return [e for e in await network.chain.events(0, head.number) if isinstance(e, TaskExecuted) and e.job_id == job_id]
 
 
 async def test_a_time_job_of_the_sdk_runs_once_an_interval_until_it_is_deleted(devnet: RunningDevnet):
@@ -107,17 +74,8 @@ async def test_the_sdk_reads_its_jobs_and_its_user(devnet: RunningDevnet):
     assert job_id in user["data"]["job_ids"]
 
 
-SCRIPT = "ipfs://bafkreif426p7t7takzhw3g6we2h6wsvf27p5jxj3gaiynqf22p3jvhx4la"
-
-
 def in_seconds(seconds: float) -> str:
     return datetime.fromtimestamp(int(time.time() + seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-async def tasks_of(devnet: RunningDevnet, job_id: str) -> list[dict[str, Any]]:
-    got = await sdk("get", devnet, job_id=job_id)
-    found: list[dict[str, Any]] = got["data"]["taskData"]
-    return found
 
 
 @on_anvil
@@ -163,28 +121,3 @@ async def test_static_jobs_of_every_trigger_run(devnet: RunningDevnet):
         assert mine[posted["cron"]]["time_job_data"]["cron_expression"] == "* * * * *"
         assert mine[posted["event"]]["event_job_data"]["trigger_event"] == "Pinged(uint256 value,uint256 count)"
         assert mine[posted["condition"]]["condition_job_data"]["upper_limit"] == "0.2"
-
-
-@on_anvil
-async def test_dynamic_jobs_are_taken_and_end_with_the_reason_that_scripts_are_not_run_yet(devnet: RunningDevnet):
-    kinds: dict[str, dict[str, Any]] = {
-        "interval": {"interval": 15, "time_frame": 15},
-        "condition": {"time_frame": 60},
-        "script": {"interval": 15, "time_frame": 15, "overrides": {"targetContractAddress": "0x" + "0" * 40}},
-        "event": {"time_frame": 60},
-    }
-    definitions = {}
-    posted = {}
-    for kind, more in kinds.items():
-        created = await sdk("create", devnet, kind=kind, script=SCRIPT, title=kind, **more)
-        posted[kind], definitions[kind] = created["data"]["job_ids"][0], created["data"]["task_definition_ids"][0]
-    assert definitions == {"interval": 2, "condition": 6, "script": 7, "event": 4}
-    await sdk("create", devnet, kind="condition", value="1", time_frame=60)  # a ping, which the event job waits for
-
-    async def ended() -> list[dict[str, Any]]:
-        tasks = [task for job_id in posted.values() for task in await tasks_of(devnet, job_id)]
-        return tasks if len(tasks) == len(posted) and all(t["task_status"] in ENDS for t in tasks) else []
-
-    for task in await soon(ended, "the end of each dynamic job's task", every=0.5):
-        assert task["task_status"] == "failed"
-        assert task["task_error"].startswith("UNSUPPORTED_JOB")
