@@ -17,6 +17,7 @@ from coordinator.definitions.posted import DYNAMIC
 from coordinator.definitions.shown import target_fields, trigger_fields
 from coordinator.jobs import Taken
 from coordinator.store.records import ACTIVE, Gap, Job, JobStatus, Task, User, shard_of
+from node.arguments import parse_json
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999: a job may be registered for longer
 _STATUS_TEXT = {
@@ -141,6 +142,11 @@ def gap_scopes(job: Job) -> Sequence[str]:
     if not isinstance(job.trigger, OnCondition):
         return ()
     return [f"shard:{shard_of(job.id)}", *{conditions.gap_scope(leaf.source) for leaf in conditions.leaves(job.trigger.root)}]
+
+
+def storage(text: str) -> object:
+    """What a script keeps, numbers as text."""
+    return _argument(parse_json(text or "{}", "storage"))
 
 
 def _argument(value: object) -> object:

@@ -10,6 +10,7 @@ from consensus.errors import Invalid
 from coordinator.api import answers
 from coordinator.api.access import Access, Answer, RefusedError, Sources
 from coordinator.api.requests import posted_jobs, updated_job
+from coordinator.definitions.posted import CUSTOM_SCRIPT
 from coordinator.definitions.shown import posted_fields
 from coordinator.definitions.values import address
 from coordinator.store.records import Job
@@ -138,4 +139,6 @@ async def shown(sources: Sources, job: Job) -> dict[str, Any]:
     scopes = answers.gap_scopes(job)
     gaps = await store.gaps(scopes, job.starts_at or job.created_at) if scopes else ()
     kind, data = answers.trigger_data(job, sources.clock.now(), gaps)
+    if job.definition == CUSTOM_SCRIPT:
+        data["storage"] = answers.storage(await store.storage(job.id))
     return {"job_data": answers.job_data(job, user.id if user else 0, ids), kind: data}

@@ -414,6 +414,11 @@ MIGRATIONS = (
         value TEXT NOT NULL,
         PRIMARY KEY (job_id, key)
     ) WITHOUT ROWID;
+    CREATE VIEW custom_jobs AS SELECT
+        job_id, dynamic_arguments_script_url, language, schedule_type, time_interval, cron_expression, specific_schedule,
+        timezone, next_execution_timestamp, expiration_time, created_at, updated_at, is_active, is_completed, target_chain_id,
+        target_contract_address
+    FROM job_data JOIN job_specs USING (job_no) WHERE task_definition_id = 7;
     CREATE TABLE run_packages (
         task_id TEXT NOT NULL,
         attempt INTEGER NOT NULL,

@@ -17,12 +17,14 @@ from consensus.triggers import Cron, Interval, Moments, OnEvent
 from coordinator.definitions.posted import Posted, top_level
 from coordinator.fees import SCRIPTED_GAS, Fees
 from coordinator.jobs import Jobs
+from coordinator.store.changes import STORED
 from coordinator.store.memory import MemoryStore
-from coordinator.store.records import MissedPolicy
+from coordinator.store.records import Firing, MissedPolicy, TaskChange
 from node.infra.chain_memory import Ledger, MemoryChain
 from node.infra.clock import TrioClock
 from node.infra.compute import inline
 from tests.coordinator.conftest import ABI, CONDITION, EVENT, KEY_OWNER, OWNER, PING, SCRIPT, TARGET, Api
+from tests.coordinator.factory import make_task
 
 PINGED = "Pinged(address indexed sender,uint256 value)"
 ACCOUNT = "0x" + "ab" * 20
@@ -274,6 +276,18 @@ async def test_a_custom_script_needs_no_target(api: Api) -> None:
         shown = (await api.get(f"/api/jobs/id/{job.id}")).json()["time_job_data"]
         assert shown["target_contract_address"] == ("" if not any(target) else shown["target_contract_address"])
         assert (shown["dynamic_arguments_script_url"], shown["language"], shown["time_interval"]) == (SCRIPT, "py", 60)
+        assert shown["storage"] == {}
+
+
+async def test_what_a_script_keeps_is_shown_with_its_job(api: Api) -> None:
+    job = await api.taken(api.posted(7, {"time_interval": 60, "language": "py"}, interval=60, target=bytes(20)))
+    await api.store.claim_shard(job.shard, 1, 0)
+    task = make_task(job, job.created_at + 60)
+    await api.store.fire([Firing(job.id, task)], 0, {job.shard: 1})
+    kept = {"last": str(2**200), "price": "0.25", "up": "true", "note": '"x"'}
+    await api.store.change(TaskChange(task.id, (), {STORED: 1}, storage=kept), 0)
+    shown = (await api.get(f"/api/jobs/id/{job.id}")).json()["time_job_data"]
+    assert shown["storage"] == {"last": str(2**200), "price": "0.25", "up": True, "note": "x"}
 
 
 @pytest.mark.parametrize(
