@@ -22,7 +22,7 @@ from consensus.conditions import (
 )
 from consensus.errors import Reject
 from consensus.events import EventFilter, OnEvent
-from consensus.messages import CheckIn, JobSpec, Task, Uint256, Vote, Wire
+from consensus.messages import CheckIn, JobSpec, NotExecuted, Run, Task, Uint256, Usage, Vote, Wire
 from consensus.triggers import EdgeSeen, LogSeen, Observation
 from tests.consensus import samples
 from tests.consensus.test_golden import WIRE
@@ -173,6 +173,68 @@ def test_a_spec_that_is_not_the_authorised_one_is_rejected() -> None:
 def test_an_authorisation_out_of_range_cannot_exist(change: str, value: object) -> None:
     with pytest.raises(ValueError):
         samples.authorisation(**{change: value})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": b""},
+        {"inputs": bytes(64)},
+        {"pinned_block": 0, "storage": ""},  # signed all the same
+        {"pinned_block": -1},
+        {"pinned_block": 2**36},
+        {"storage": "x" * (16 * 1024 + 1)},
+        {"storage": "\u00e9" * (8 * 1024 + 1)},
+    ],
+)
+def test_a_scripts_inputs_out_of_range_cannot_exist(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        msgspec.structs.replace(samples.script_task(), **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": samples.task()},  # no pinned block
+        {"code": ""},
+        {"code": "x" * 65},
+        {"detail": "x" * 513},
+        {"signature": b""},
+    ],
+)
+def test_a_report_out_of_range_cannot_exist(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        msgspec.structs.replace(samples.not_executed(), **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"signers": ()},
+        {"signers": (bytes(20),) * 17},
+        {"signers": (bytes(19),)},
+        {"round": 3},
+        {"epoch": -1},
+        {"signature": bytes(95)},
+    ],
+)
+def test_a_runs_certificate_out_of_range_cannot_exist(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        msgspec.structs.replace(samples.run_certificate(), **changes)
+
+
+@given(
+    output=st.binary(max_size=300),
+    detail=st.text(max_size=512),
+    storage=st.text(max_size=200),
+    usage=st.builds(Usage, *[st.integers(0, 2**40 - 1)] * 4),
+)
+def test_a_report_survives_the_wire_and_says_the_same(output: bytes, detail: str, storage: str, usage: Usage) -> None:
+    task = samples.script_task(storage=storage)
+    said = samples.not_executed(task, run=Run(bytes(32), output, usage))
+    said = msgspec.structs.replace(said, detail=detail)
+    assert NotExecuted.decode(said.encode()) == said
+    assert NotExecuted.decode(said.encode()).digest() == said.digest()
 
 
 @pytest.mark.parametrize("value", [-1, 2**256])

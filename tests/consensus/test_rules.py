@@ -192,3 +192,19 @@ def test_a_check_in_of_another_operator_is_ignored() -> None:
     facts = Known(peers={PEER: b"\x01" * 20})
     with pytest.raises(Ignore, match="UNKNOWN_PEER"):
         rules.check_check_in(samples.check_in(), PEER, facts, NOW)
+
+
+def test_a_scripts_task_is_accepted_with_the_inputs_that_a_dispatcher_signed() -> None:
+    rules.check_task(samples.script_task(), KNOWN, NOW)
+
+
+@pytest.mark.parametrize("changes", [{"pinned_block": 39}, {"storage": ""}, {"inputs": bytes(65)}])
+def test_a_scripts_task_with_other_inputs_is_rejected(changes: dict[str, object]) -> None:
+    with pytest.raises(Reject, match="NOT_DISPATCHER"):
+        rules.check_task(msgspec.structs.replace(samples.script_task(), **changes), KNOWN, NOW)
+
+
+def test_inputs_of_another_attempt_are_rejected() -> None:
+    other = samples.script_task(attempt=1)
+    with pytest.raises(Reject, match="NOT_DISPATCHER"):
+        rules.check_task(msgspec.structs.replace(samples.script_task(), inputs=other.inputs), KNOWN, NOW)

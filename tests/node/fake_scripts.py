@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import trio
+
 from consensus.errors import Transient
 from consensus.messages import JobSpec, Run, Task, Usage
 from node.infra.chain import Log
@@ -25,6 +27,8 @@ class Prints:
     code: str = ""
     networked: bool = False
     tolerance: tuple[int, int] = (0, 1)
+    takes: float = 0
+    """Seconds."""
 
     def outcome(self, job: JobSpec) -> Outcome:
         digest = hashlib.sha256(job.script_url.encode()).digest()
@@ -48,7 +52,9 @@ class FakeScripts:
         said = self.prints.get(job.script_url, Transient("SCRIPT_UNREACHABLE", "nobody has it"))
         if isinstance(said, Transient):
             raise Transient(said.code, said.detail)
-        return (said if isinstance(said, Prints) else said(task, log)).outcome(job)
+        printed = said if isinstance(said, Prints) else said(task, log)
+        await trio.sleep(printed.takes)
+        return printed.outcome(job)
 
     async def judge(
         self, job: JobSpec, task: Task, claimed: Run | None, code: str = "", log: Log | None = None

@@ -313,3 +313,15 @@ async def test_an_ended_task_that_comes_again_after_a_restart_runs_nothing(what:
         assert world.ledger.head.number == height
         assert performer.tracker is not None
         assert [trail.outcome for trail in performer.tracker.trails()] == ["done" if what is ARGUMENTS else "SCRIPT_FAILED"]
+
+
+async def test_a_script_that_takes_longer_than_a_round_is_judged_all_the_same(autojump_clock: MockClock) -> None:
+    async with open_world(8) as world:  # everybody has a seat in every round
+        performer = await network(world)
+        slow = dataclasses.replace(ARGUMENTS, takes=world.ledger.round_seconds + 5)
+        spec = world.create_script_job(slow, definition=2)
+        task = world.task(spec, spec.created_at + 30, performer.address)
+        await world.publisher.publish(TASKS, task)
+        assert await settled(world, task) is ExecutionStatus.CERTIFIED
+        record = world.ledger.state.executed[task.task_id].record
+        assert world.ledger.head.timestamp >= record.timestamp + world.ledger.round_seconds
