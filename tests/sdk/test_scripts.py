@@ -7,8 +7,6 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
 from cli.devnet.jobs import DEMO_ABI
 from node.infra.contracts import Function
 from tests.devnet.fixtures import on_anvil
@@ -86,17 +84,25 @@ async def first_accepted(devnet: RunningDevnet, job_id: int) -> dict[str, Any]:
 
 
 @on_anvil
-@pytest.mark.parametrize("language", ARGUMENTS)
-async def test_a_dynamic_time_job_runs_in_every_language(devnet: RunningDevnet, language: str):
+async def test_dynamic_time_jobs_run_in_every_language(devnet: RunningDevnet):
     number = int(time.time() * 1000)
-    script = await uploaded(devnet, ARGUMENTS[language] % number)
-    job_id = await create(
-        devnet, kind="specific", specific=in_seconds(30), time_frame=90, script=script, language=language, title=language
-    )
-    task = await first_accepted(devnet, job_id)
-    assert str(2**199 + number) in str(task["converted_arguments"])
+    jobs = {
+        await create(
+            devnet,
+            kind="specific",
+            specific=in_seconds(30),
+            time_frame=90,
+            script=await uploaded(devnet, source % (number + place)),
+            language=language,
+            title=language,
+        ): 2**199 + number + place
+        for place, (language, source) in enumerate(ARGUMENTS.items())
+    }
     async with connected(devnet) as network:
-        assert await network.pings(2**199 + number) == 1  # all 200 bits
+        for job_id, value in jobs.items():
+            task = await first_accepted(devnet, job_id)
+            assert json.loads(task["converted_arguments"]) == [value]  # all 200 bits
+            assert await network.pings(value) == 1
 
 
 @on_anvil
