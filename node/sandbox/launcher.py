@@ -22,6 +22,7 @@ from typing import Any
 
 _PR_SET_DUMPABLE = 4
 _PIECE = 65_536
+_LOOK_S = 0.2
 _CGROUP = "/sys/fs/cgroup"
 
 
@@ -128,7 +129,7 @@ def reaped(pid: int) -> int | None:
 
 
 def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, int | None, bytes, bytes]:
-    """How the program ended ("exit", "time" or "output"), its wait status, and what it printed, as far as it may."""
+    """How the program ended ("exit", "time", "output" or "memory"), its wait status, and what it printed, as far as it may."""
     woken, wake = os.pipe()
     for fd in (woken, wake, child.stdin, child.stdout, child.stderr):
         os.set_blocking(fd, False)
@@ -152,7 +153,7 @@ def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, in
         if left <= 0:
             end = "time"
             break
-        for key, _ in selector.select(left):
+        for key, _ in selector.select(min(left, _LOOK_S)):
             fd = key.fd
             if fd == woken:
                 with contextlib.suppress(BlockingIOError):
@@ -172,6 +173,8 @@ def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, in
                 selector.unregister(fd)
             if len(printed[child.stdout]) > request["stdout"]:
                 end = "output"
+        if not end and killed_for_memory():  # one of its processes, and the others may wait for it for ever
+            end = "memory"
     kill_all()
     if status is None:
         _, status = os.waitpid(child.pid, 0)
