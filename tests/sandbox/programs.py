@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -52,3 +53,19 @@ def marked(mark: str) -> list[int]:
                 except OSError:
                     continue
     return found
+
+
+def gone(mark: str, within_s: float = 30.0) -> bool:
+    """Whether no process has the mark, once those have ended that are about to."""
+    for pid in marked(mark):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            waiting = select.poll()
+            waiting.register(handle, select.POLLIN)
+            waiting.poll(within_s * 1000)
+        finally:
+            os.close(handle)
+    return marked(mark) == []

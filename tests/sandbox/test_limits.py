@@ -11,7 +11,7 @@ import trio
 
 from node.sandbox.port import Language, Limits, Program, Sandbox, Stopped
 from tests.sandbox.conftest import Open
-from tests.sandbox.programs import LIMITS, marked, printed, program, run, stopped
+from tests.sandbox.programs import LIMITS, gone, printed, program, run, stopped
 
 MIB = 2**20
 
@@ -259,7 +259,7 @@ async def test_a_child_does_not_outlive_its_run(sandbox: Sandbox) -> None:
         )
     assert b"the parent ends\n" in finished.stdout
     assert finished.exit_code == 0
-    assert marked(mark) == []
+    assert gone(mark)
 
 
 async def test_cancelling_kills_everything_whenever_it_comes(open_sandbox: Open) -> None:
@@ -280,7 +280,7 @@ async def test_cancelling_kills_everything_whenever_it_comes(open_sandbox: Open)
                 await sandbox.run(source, LIMITS)
             assert scope.cancelled_caught
         assert (await sandbox.run(program("print('still here')"), LIMITS)).stdout == b"still here\n"
-    assert marked(mark) == []
+    assert gone(mark)
 
 
 async def test_what_a_run_used_is_told(sandbox: Sandbox) -> None:
