@@ -216,7 +216,7 @@ class SandboxSettings(Settings):
         description="Where scripts run: a Docker engine, bubblewrap (embedded), whichever is there (auto), or nowhere.",
     )
     docker: EngineUrl = Field(
-        default="unix:///var/run/docker.sock", description="The Docker engine: unix://, tcp:// or http(s)://."
+        default="unix:///var/run/docker.sock", description="The Docker engine, on this machine: unix://, tcp:// or http(s)://."
     )
     image: str = Field(
         default="triggerx-sandbox",
@@ -224,7 +224,7 @@ class SandboxSettings(Settings):
         description="The engine's image that scripts run in: built from deploy/sandbox.",
     )
     concurrency: int = Field(default=2, ge=1, le=64, description="Scripts that run at once; others wait their turn.")
-    warm: int = Field(default=1, ge=0, le=16, description="Containers of each language that wait for a script, started already.")
+    warm: int = Field(default=1, ge=0, le=16, description="Containers that wait for a script, started already.")
     esbuild: FilePath | None = Field(
         default=None,
         description="The program `esbuild`, for TypeScript without a Docker engine; unset looks where npm puts it.",
