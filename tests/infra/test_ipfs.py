@@ -81,7 +81,7 @@ async def test_kubo_gives_the_client_the_same_cids_whatever_its_own_defaults_are
 
 @asynccontextmanager
 async def program(
-    folder: Path, url: str | None, network: MemoryNetwork | None = None, timeout_s: float = 5.0
+    folder: Path, url: str | None, network: MemoryNetwork | None = None, timeout_s: float = 20.0
 ) -> AsyncIterator[SharedContent]:
     settings = ContentSettings(ipfs_api=url, ipfs_timeout_s=timeout_s)
     async with open_content(settings, folder, network or MemoryMesh().join("a")) as content:
@@ -96,7 +96,7 @@ async def settled(content: SharedContent) -> None:
 async def test_the_daemons_cat_returns_what_a_keeper_put(kubo: Kubo, tmp_path: Path) -> None:
     async with program(tmp_path, kubo.url) as content:
         cids = [await content.put(data) for data in (SCRIPT, b"", FILE)]
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             await settled(content)
         for cid, data in zip(cids, (SCRIPT, b"", FILE), strict=True):
             assert await trio.to_thread.run_sync(cat, kubo, cid) == data
@@ -165,7 +165,7 @@ async def test_a_daemon_that_disappears_costs_no_put_and_hears_of_it_when_it_is_
     with running_kubo(tmp_path) as kubo:
         async with program(tmp_path / "a", kubo.url) as content:
             before = await content.put(b"before")
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await settled(content)
             kubo.kill()
             during = await content.put(b"during")
@@ -174,7 +174,7 @@ async def test_a_daemon_that_disappears_costs_no_put_and_hears_of_it_when_it_is_
             with pytest.raises(Transient, match="CONTENT_NOT_FOUND"):
                 await content.get(str(raw_cid(b"nowhere")), max_bytes=MIB)
             await trio.to_thread.run_sync(kubo.start)
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await settled(content)
             assert await trio.to_thread.run_sync(cat, kubo, during) == b"during"
 
@@ -247,7 +247,7 @@ async def test_other_bytes_are_never_taken_for_the_content(tmp_path: Path) -> No
 @pytest.mark.parametrize("endless", [without_end, one_huge_chunk])
 async def test_an_answer_without_end_is_read_as_far_as_the_limit(endless: Answering, tmp_path: Path) -> None:
     async with pretender(endless) as url:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             with pytest.raises(Failed, match="CONTENT_TOO_LARGE"):
                 await IpfsDaemon(url).cat(str(raw_cid(SCRIPT)), max_bytes=MIB)
             assert await IpfsDaemon(url).block(raw_cid(SCRIPT)) is None
@@ -275,7 +275,7 @@ async def test_what_is_no_ipfs_daemon_is_named_and_nothing_else_fails(answering:
 @pytest.mark.parametrize("answering", [hangs_up, says(b"<html>", 404), says(b"{", 500, "application/json"), silent])
 async def test_a_daemon_that_gives_nothing_has_nothing(answering: Answering, tmp_path: Path) -> None:
     async with pretender(answering) as url, program(tmp_path, url, timeout_s=0.3) as content:
-        with trio.fail_after(10), pytest.raises(Transient, match="CONTENT_NOT_FOUND"):
+        with trio.fail_after(30), pytest.raises(Transient, match="CONTENT_NOT_FOUND"):
             await content.get(str(raw_cid(SCRIPT)), max_bytes=MIB)
 
 
@@ -288,7 +288,7 @@ async def test_a_silent_daemon_is_given_up_and_so_is_whoever_waits_behind_it() -
                 await daemon.cat(str(raw_cid(SCRIPT)), max_bytes=MIB)
             codes.append(caught.value.code)
 
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 for _ in range(12):
                     nursery.start_soon(ask)
@@ -297,7 +297,7 @@ async def test_a_silent_daemon_is_given_up_and_so_is_whoever_waits_behind_it() -
 
 async def test_a_daemon_that_does_not_run_is_away_at_once(tmp_path: Path) -> None:
     async with program(tmp_path, "http://127.0.0.1:9") as content:
-        with trio.fail_after(5), pytest.raises(Transient, match="CONTENT_NOT_FOUND"):
+        with trio.fail_after(20), pytest.raises(Transient, match="CONTENT_NOT_FOUND"):
             await content.get(str(raw_cid(SCRIPT)), max_bytes=MIB)
     with pytest.raises(Transient, match="IPFS_UNREACHABLE"):
         await IpfsDaemon("http://user:secret@127.0.0.1:9").add(SCRIPT)
