@@ -5,6 +5,7 @@ Reads orders from stdin and writes what became of each run to stdout, one JSON o
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -20,7 +21,8 @@ from typing import Any
 import structlog
 import trio
 
-from node.infra.evm import open_chain
+from node.infra.evm import EvmChain, Tariff, open_chain
+from node.infra.evm_reads import Reader
 from node.infra.evm_wallet import EvmWallet
 from node.infra.gas_price import GWEI, FeeLimits
 from node.infra.rpc import Rpc, open_rpc
@@ -104,17 +106,25 @@ class Executioner(trio.abc.Instrument):
             self.steps += 1
 
 
-async def live(setup: Setup, order: Order, executioner: Executioner) -> Outcome:
+def settings_of(setup: Setup) -> ChainSettings:
     addresses: dict[str, Any] = {name: bytes.fromhex(at[2:]) for name, at in setup.contracts.items()}
-    settings = ChainSettings(
-        id=setup.chain_id, name="anvil", rpc=(setup.url,), poll_interval_ms=10, contracts=ContractSettings(**addresses)
-    )
+    contracts = ContractSettings(**addresses)
+    return ChainSettings(id=setup.chain_id, name="anvil", rpc=(setup.url,), poll_interval_ms=10, contracts=contracts)
+
+
+async def read_tariff(setup: Setup) -> Tariff:
+    """Once for all runs: a start reads it before it submits anything."""
+    async with open_rpc([setup.url], expect_chain_id=setup.chain_id) as rpc:
+        return (await open_chain(settings_of(setup), rpc)).tariff
+
+
+async def live(setup: Setup, tariff: Tariff, order: Order, executioner: Executioner) -> Outcome:
     async with (
         open_rpc([setup.url], expect_chain_id=setup.chain_id) as rpc,
         open_database(setup.database, SENT_MIGRATIONS, durable=True) as database,
     ):
         sent_log = SqliteTransactionLog(database)
-        chain = await open_chain(settings, rpc)
+        chain = EvmChain(settings_of(setup), Reader(rpc), tariff)
         outbox = Outbox(rpc, Secret(_KEEPER.secret), setup.chain_id, sent_log, _LIMITS)
         wallet = EvmWallet(chain, outbox)
         target = bytes.fromhex(setup.target)
@@ -153,13 +163,13 @@ async def _make_dear(rpc: Rpc) -> None:
     await rpc.call("evm_setAutomine", [True])
 
 
-def _fork(setup: Setup, order: Order) -> Outcome:
+def _fork(setup: Setup, tariff: Tariff, order: Order) -> Outcome:
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_end)
         executioner = Executioner(order.kill_at)
-        outcome = trio.run(live, setup, order, executioner, instruments=[executioner])
+        outcome = trio.run(live, setup, tariff, order, executioner, instruments=[executioner])
         os.write(write_end, json.dumps(asdict(outcome)).encode())
         os._exit(0)
     os.close(write_end)
@@ -201,8 +211,10 @@ def main() -> None:
     quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for outcomes
     setup = Setup(**json.loads(sys.argv[1]))
+    tariff = trio.run(read_tariff, setup)
+    gc.freeze()  # or each run would copy what it only collects
     for line in sys.stdin:
-        print(json.dumps(asdict(_fork(setup, Order(**json.loads(line))))), flush=True)
+        print(json.dumps(asdict(_fork(setup, tariff, Order(**json.loads(line))))), flush=True)
 
 
 if __name__ == "__main__":
