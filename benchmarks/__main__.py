@@ -25,6 +25,7 @@ PARTS = {
     "conditions": "conditions",
     "store": "store",
     "streams": "streams",
+    "sandbox": "sandbox",
     "content": "content",
     "scripts": "scripts",
 }
