@@ -10,7 +10,7 @@ from node.infra.telemetry import Metrics
 from p2p.network import Counters
 
 if TYPE_CHECKING:
-    from coordinator.app import Coordinator
+    from coordinator.coordinator import Coordinator
 
 _QUANTILES = (0.5, 0.99)
 _DAY_S = 86_400

@@ -18,8 +18,8 @@ from consensus.messages import Refusal, Task, Uint256
 from consensus.triggers import Cron, Interval
 from coordinator import scoring
 from coordinator.alerts import Alerts
-from coordinator.app import Coordinator
 from coordinator.attempts import DispatchPolicy
+from coordinator.coordinator import Coordinator
 from coordinator.definitions.posted import Posted
 from coordinator.parts import Parts
 from coordinator.store.memory import MemoryStore
