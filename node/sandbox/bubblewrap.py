@@ -222,7 +222,9 @@ def _spawn(bubblewrap: Bubblewrap, command: Command, user: int | None) -> _Start
             shared.append(content(data))
             options += ["--perms", "0555", "--ro-bind-data", str(shared[-1]), path]
         options += ["--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108 - the sandbox's own
-        shared.append(content(b"".join(each.encode("utf-8", "surrogateescape") + b"\0" for each in options)))
+        if any("\0" in each for each in options):
+            raise ValueError("an option that holds a NUL would be two")
+        shared.append(content(b"".join(each.encode("utf-8", "surrogatepass") + b"\0" for each in options)))
         limits = _rlimits(command.limits, bubblewrap.cgroups is not None and "memory" in bubblewrap.cgroups.controllers)
         process = subprocess.Popen(
             [bubblewrap.program, "--args", str(shared[-1]), "--", "/bin/sh", "-c", _FIRST, "sh", *limits, *command.argv],

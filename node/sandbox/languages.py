@@ -7,6 +7,7 @@ and kept by the script's hash, and its cost is no part of the run's usage: a kee
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from math import ceil
 from types import MappingProxyType
 from typing import Final
 
+from consensus.errors import Failed
 from node.sandbox.port import Language, Limits
 
 FOLDER: Final = "/script"
@@ -54,6 +56,10 @@ _BUILD_GO = """
 "$2" -s -w -importcfg "$3.link" -o /tmp/main /tmp/main.a >&2 || exit 1
 exec cat /tmp/main
 """
+
+
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_MAX_VARIABLE = 120 * 1024  # the kernel takes 128 KiB, with the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +152,13 @@ def check_command(language: Language, tools: Tools) -> list[str]:
 
 
 def environment(limits: Limits, given: Mapping[str, str]) -> dict[str, str]:
-    """All variables of a run without egress; what is given never hides the sandbox's own."""
+    """All variables of a run without egress; what is given never hides the sandbox's own.
+
+    Raises `Failed` SCRIPT_INVALID for what is given and cannot be a variable.
+    """
+    for name, value in given.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value or len(value.encode("utf-8", "surrogatepass")) > _MAX_VARIABLE:
+            raise Failed("SCRIPT_INVALID", f"the variable {name[:64]!r} holds a NUL or more than {_MAX_VARIABLE} bytes")
     threads = str(max(1, ceil(limits.cpus)))
     return {**given, **ENVIRONMENT, "GOMAXPROCS": threads, "UV_THREADPOOL_SIZE": threads}
 
