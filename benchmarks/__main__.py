@@ -28,6 +28,7 @@ PARTS = {
     "sandbox": "sandbox",
     "content": "content",
     "scripts": "scripts",
+    "verification": "verification",
 }
 """Command -> module of this package, whose `main` it is: `python -m benchmarks scheduler --help`."""
 
