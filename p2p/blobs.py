@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import structlog
 import trio
@@ -23,8 +26,13 @@ MISMATCH = "CONTENT_MISMATCH"
 
 _UNIT = 64 * 1024  # of what is served: one token, so that a block of a chunk costs four
 _EVERYBODY = "everybody"
+_LATE = 256  # peers remembered for it
+
+V = TypeVar("V")
 
 log = structlog.get_logger()
+
+_Way = Callable[[Cid, "_Search"], Awaitable[tuple[bytes | None, bool]]]
 
 Source = Callable[[Cid], Awaitable[bytes | None]]
 """Another place to get a block from, once no peer has it: None where it is not. Its bytes are checked like everybody's."""
@@ -43,12 +51,18 @@ class BlobLimits:
     this is also what bounds them: some 150 MiB."""
     hints: int = 8
     """Peers named by the caller that are asked."""
-    others: int = 8
-    """Connected peers that are asked beyond them."""
+    others: int = 32
+    """Connected peers that are asked beyond them: as many as a peer seeks. A `NOT_FOUND` takes some milliseconds."""
+    remembered: int = 8
+    """Peers that gave something before, who are asked first among the others: a coordinator has every script."""
     answer: float = 10.0
     """For a peer to answer with a block of 1 MiB: slow lines are asked too."""
     patience: float = 1.0
     """Until the next peer is asked as well."""
+    alone: float = 5.0
+    """For the peers, before another source is asked too, where there is one."""
+    lateness: float = 60.0
+    """In which a peer that kept us waiting is asked after all others."""
     rounds: int = 3
     """In which busy peers are asked again."""
     pause: float = 0.5
@@ -90,6 +104,9 @@ class Blobs:
         self._requests: RateLimiter[PeerId] = RateLimiter(self._limits.requests)
         self._units: RateLimiter[PeerId] = RateLimiter(self._limits.units)
         self._units_in_all: RateLimiter[str] = RateLimiter(self._limits.units_in_all, 1)
+        self._givers: OrderedDict[PeerId, None] = OrderedDict()
+        self._late: OrderedDict[PeerId, float] = OrderedDict()
+        """Who kept us waiting, and when."""
         self._asking: dict[bytes, _Asked] = {}
         self._room = trio.Semaphore(self._limits.at_once)
 
@@ -167,9 +184,8 @@ class Blobs:
         return block
 
     async def _find(self, cid: Cid, search: _Search) -> bytes:
-        wrong = False
-        ways = [self._of_peers, self._of_source] if not search.elsewhere else [self._of_source, self._of_peers]
-        for way in ways:
+        wrong = search.peers_asked = False
+        for way in self._ways(search):
             block, lied = await way(cid, search)
             wrong = wrong or lied
             if block is not None:
@@ -183,6 +199,21 @@ class Blobs:
             raise Transient(MISMATCH, f"only other bytes were sent for {cid}")
         raise Transient(NOT_FOUND, f"no peer that was asked has {cid}")
 
+    def _ways(self, search: _Search) -> Sequence[_Way]:
+        if self._source is None:
+            return (self._of_peers,)
+        if search.elsewhere:
+            return self._of_source, self._of_peers
+        return self._of_peers_soon, self._of_source, self._of_peers
+
+    async def _of_peers_soon(self, cid: Cid, search: _Search) -> tuple[bytes | None, bool]:
+        """Peers that are silent, all of them perhaps one liar's, do not keep the other source from being asked."""
+        with trio.move_on_after(self._limits.alone):
+            found = await self._of_peers(cid, search)
+            search.peers_asked = found[0] is None
+            return found
+        return None, False
+
     async def _of_source(self, cid: Cid, search: _Search) -> tuple[bytes | None, bool]:
         block = await self._source(cid) if self._source is not None else None
         search.elsewhere = block is not None and cid.names(block)
@@ -193,13 +224,17 @@ class Blobs:
 
     async def _of_peers(self, cid: Cid, search: _Search) -> tuple[bytes | None, bool]:
         """The block, if one of the peers has it, and whether one sent other bytes."""
+        if search.peers_asked:
+            return None, False
         lied, asked = False, self._candidates(search)
         for number in range(self._limits.rounds):
             round_ = _Round(cid)
             await self._ask_all(round_, asked)
             lied = lied or round_.lied
             if round_.block is not None:
-                search.first(round_.giver)
+                if round_.giver is not None:
+                    _remember(self._givers, round_.giver, None, self._limits.remembered)
+                    search.first(round_.giver)
                 return round_.block, lied
             if not round_.busy or number == self._limits.rounds - 1:
                 break
@@ -208,11 +243,15 @@ class Blobs:
         return None, lied
 
     def _candidates(self, search: _Search) -> list[PeerId]:
-        """The peers named, then a few of the others, none that lied."""
-        others = [peer for peer in self._network.connected() if peer not in search.hints]
-        others.sort()
-        self._shuffle(others)
+        """The peers named, then others that are connected, those first who gave before; none that lied."""
         now = trio.current_time()
+        others = sorted(self._network.connected() - set(search.hints))
+        self._shuffle(others)
+        givers = list(self._givers)
+        # Those who gave come first, the latest of them foremost; those who kept us waiting last.
+        others.sort(
+            key=lambda p: (self._late.get(p, -math.inf) + self._limits.lateness > now, -givers.index(p) if p in givers else 1)
+        )
         able = [peer for peer in (*search.hints, *others) if peer != self._network.peer_id and not self._liars.refused(peer, now)]
         return able[: len(search.hints) + self._limits.others]
 
@@ -222,8 +261,10 @@ class Blobs:
             for peer in peers:
                 answered = trio.Event()
                 nursery.start_soon(self._ask, round_, peer, answered, nursery.cancel_scope)
-                with trio.move_on_after(self._limits.patience):
+                with trio.move_on_after(self._limits.patience) as scope:
                     await answered.wait()
+                if scope.cancelled_caught:
+                    _remember(self._late, peer, trio.current_time(), _LATE)
 
     async def _ask(self, round_: _Round, peer: PeerId, answered: trio.Event, others: trio.CancelScope) -> None:
         digest = round_.cid.digest
@@ -277,6 +318,14 @@ class Blobs:
         return BlockAnswer("", block)
 
 
+def _remember(known: OrderedDict[PeerId, V], peer: PeerId, value: V, capacity: int) -> None:
+    """Notes the latest of a peer; the one noted longest ago is forgotten beyond so many."""
+    known[peer] = value
+    known.move_to_end(peer)
+    if len(known) > capacity:
+        known.popitem(last=False)
+
+
 @dataclass(slots=True)
 class _Asked:
     """A block that is being looked for."""
@@ -290,10 +339,12 @@ class _Search:
 
     hints: list[PeerId]
     elsewhere: bool = False
+    """The other source gave the last block."""
+    peers_asked: bool = False
+    """All peers have answered for this block already."""
 
-    def first(self, giver: PeerId | None) -> None:
-        if giver is not None:
-            self.hints = [giver, *(peer for peer in self.hints if peer != giver)]
+    def first(self, giver: PeerId) -> None:
+        self.hints = [giver, *(peer for peer in self.hints if peer != giver)]
 
 
 @dataclass(slots=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from consensus.cid import MAX_BLOCK_BYTES, Cid, Layout, blocks, cid_of, raw_cid
-from consensus.errors import Failed, Transient
+from consensus.errors import Failed, Reject, Transient
 from p2p.blobs import BlobLimits, Blobs, serve_blobs
 from p2p.block_store import MemoryBlocks, open_blocks
 from p2p.content import Content
@@ -142,14 +146,61 @@ async def test_an_oversized_answer_is_not_read_to_its_end_and_the_next_peer_aske
 
 
 async def test_a_slow_peer_holds_nobody_up(open_mesh: OpenMesh) -> None:
-    async def never(_request: BlockRequest, _source: PeerId) -> BlockAnswer:
-        await trio.sleep_forever()
-        raise AssertionError
-
     async with open_mesh(3) as (slow, quick, c), slow.serve(BLOCKS, never), serve_blobs(MemoryBlocks(), quick) as has:
         cid = await has.put(FILE)
         with trio.fail_after(30):  # half of what a slow answer is waited for
             assert await client(c).get(cid, max_bytes=MIB, peers=[slow.peer_id]) == FILE
+
+
+async def never(_request: BlockRequest, _source: PeerId) -> BlockAnswer:
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def test_many_silent_peers_do_not_keep_the_other_source_from_being_asked(autojump_clock: MockClock) -> None:
+    async def source(cid: Cid) -> bytes | None:
+        return SMALL if cid == raw_cid(SMALL) else None
+
+    mesh = MemoryMesh()
+    async with AsyncExitStack() as stack:
+        for number in range(40):
+            await stack.enter_async_context(mesh.join(f"silent-{number}").serve(BLOCKS, never))
+        content = Blobs(MemoryBlocks(), mesh.join("keeper"), source=source)
+        began = trio.current_time()
+        assert await content.get(str(raw_cid(SMALL)), max_bytes=MIB) == SMALL
+        assert trio.current_time() - began <= BlobLimits().alone
+
+
+async def test_who_keeps_us_waiting_is_asked_last_for_a_while(autojump_clock: MockClock) -> None:
+    mesh = MemoryMesh()
+    giver = mesh.join("z-giver")
+    async with AsyncExitStack() as stack:
+        has = await stack.enter_async_context(serve_blobs(MemoryBlocks(), giver))
+        for number in range(20):
+            await stack.enter_async_context(mesh.join(f"silent-{number}").serve(BLOCKS, never))
+        content = Blobs(MemoryBlocks(), mesh.join("keeper"), limits=BlobLimits(remembered=0), shuffle=list.sort)
+        took = []
+        for text in (b"first", b"second"):
+            cid, began = await has.put(text), trio.current_time()
+            assert await content.get(cid, max_bytes=MIB) == text
+            took.append(trio.current_time() - began)
+        assert took[0] >= 20 * BlobLimits().patience
+        assert took[1] < BlobLimits().patience
+
+
+async def test_who_gave_before_is_asked_first() -> None:
+    mesh, asked = MemoryMesh(), list[PeerId]()
+    giver, keeper = mesh.join("giver"), mesh.join("keeper")
+    async with AsyncExitStack() as stack:
+        has = await stack.enter_async_context(serve_blobs(MemoryBlocks(), giver))
+        for number in range(10):
+            other = mesh.join(f"a{number}")
+            await stack.enter_async_context(other.serve(BLOCKS, says(BlockAnswer("NOT_FOUND"), asked)))
+        content = client(keeper, shuffle=list.sort)
+        assert await got(content, await has.put(SMALL)) == SMALL
+        assert len(asked) == 10
+        assert await got(content, await has.put(b"the next one")) == b"the next one"
+        assert len(asked) == 10
 
 
 async def test_a_file_over_the_callers_limit_is_refused_before_it_is_fetched(open_mesh: OpenMesh) -> None:
@@ -284,6 +335,22 @@ async def test_what_no_peer_has_comes_from_the_other_source_and_is_checked_too(o
             await got(client(b, source=bad), root)
 
 
+async def test_peers_give_every_block_of_a_file_where_there_is_another_source_too(open_mesh: OpenMesh) -> None:
+    searched: list[Cid] = []
+
+    async def source(cid: Cid) -> bytes | None:
+        searched.append(cid)
+        return None
+
+    async with open_mesh(2) as (a, b), serve_blobs(MemoryBlocks(), a) as has:
+        content = client(b, source=source)
+        assert await got(content, await has.put(FILE)) == FILE
+        assert searched == []
+        with pytest.raises(Transient, match="CONTENT_NOT_FOUND"):
+            await got(content, str(raw_cid(b"nowhere")))
+        assert searched == [raw_cid(b"nowhere")]
+
+
 async def test_a_store_that_takes_nothing_more_does_not_keep_content_from_who_asks(open_mesh: OpenMesh) -> None:
     async with open_mesh(2) as (a, b), serve_blobs(MemoryBlocks(), a) as has:
         cid = await has.put(FILE)
@@ -319,3 +386,14 @@ async def test_who_asks_and_does_not_read_loses_the_stream_and_not_our_memory(tm
             await stream.write(frame(MULTISTREAM) + frame(BLOCKS.protocol.encode() + b"\n") + frame(question))
             await until(lambda: has.counts.served == 1)
             await until(lambda: not victim._streams._open)
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda b: b"\x01\x92\xa0\xc4" + b))
+@settings(max_examples=300)
+def test_strangers_bytes_are_a_message_or_a_named_refusal(data: bytes) -> None:
+    with suppress(Reject):
+        assert len(BLOCKS.decode_request(data).digest) == 32
+    with suppress(Reject):
+        answer = BLOCKS.decode_answer(data)
+        assert not (answer.code and answer.data)
+        assert BLOCKS.decode_answer(BLOCKS.encode_answer(answer)) == answer
