@@ -63,7 +63,7 @@ def changed(task: Task, change: TaskChange) -> Task | None:
         if not may_follow(state, step):
             return None
         state = step
-    reason, detail = change.reason, change.detail
+    reason, detail = (change.reason, change.detail) if change.path else (task.reason, task.detail)
     if state is TaskState.CERTIFIED:  # the last word on chain: what remains is whether the user's call worked
         state = TaskState.COMPLETED
         if task.successful is False:

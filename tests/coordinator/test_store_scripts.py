@@ -91,6 +91,7 @@ async def test_a_certified_run_waits_for_its_charge_and_counts_when_it_comes(sto
     paid = TaskChange(task_id, (), {"charged": 9}, cost=70, attesters=(attester,))
     await store.change(paid, START)
     await store.change(paid, START)
+    assert some(await store.task(task_id)).reason == "SCRIPT_DECLINED"
     assert await store.run_charges(CHAIN, 10) == []
     assert some(await store.job(7)).cost_actual == 70
     assert (await owner_of(store)).points == before + 70

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import trio
 from trio.testing import MockClock
 
+from consensus import ecdsa
 from consensus.conditions import OnCondition
 from consensus.events import OnEvent
 from consensus.lifecycle import TaskState
@@ -45,7 +46,8 @@ class Platform:
 @asynccontextmanager
 async def coordinating(world: World, platform: Platform) -> AsyncIterator[Coordinator]:
     """A coordinator's process."""
-    observer = Observer(MemoryChain(world.clock, ledger=world.ledger, latency=0.002))
+    chain = MemoryChain(world.clock, ledger=world.ledger, latency=0.002)
+    observer = Observer(chain)
     registry = Registry({world.ledger.domain.chain_id: observer})
     platform.server.join("coordinator")
     coordinator = Coordinator(
@@ -59,6 +61,7 @@ async def coordinating(world: World, platform: Platform) -> AsyncIterator[Coordi
             observers={world.ledger.domain.chain_id: observer},
             registry=registry,
             dispatcher_key=Secret(DISPATCHER),
+            wallets={world.ledger.domain.chain_id: chain.wallet(ecdsa.address_of(DISPATCHER))},
             clock=world.clock,
             compute=inline,
             policy=POLICY,
