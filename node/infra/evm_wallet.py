@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from consensus.committee import SIZE_BY_LEVEL
 from consensus.errors import Failed, Transient
 from consensus.messages import Authorisation
 from node.infra import contracts
 from node.infra.chain import Certificate, ExecutionStatus, Mined, Prepared, RunCharge
-from node.infra.evm import EXECUTE_GAS, EvmChain, intrinsic_gas
+from node.infra.evm import EXECUTE_GAS, EvmChain, Tariff, intrinsic_gas
 from node.infra.evm_reads import hex_of, int_of
 from node.infra.gas_limits import GasLimits
 from node.infra.refusals import is_contract_reason
 from node.infra.rpc import RpcError
+from node.infra.transaction_log import NO_LIMIT
 from node.infra.transactions import Outbox, PreparedTransaction
 
 CALL_MARGIN = 30_000
@@ -27,6 +29,7 @@ EXPIRY_GAS = 120_000
 CHARGES_GAS = 40_000
 CHARGE_GAS = 90_000
 """Limits of a batch of run charges beside its calldata: measured 65,000 for each of different owners, jobs and operators."""
+_FEE_STEP = 10**6  # wei; the hub counts fees in these (execution_record.vy)
 _EPOCH_MARGIN = 1.2  # over the node's estimate: members may join until it is mined
 _RECEIPT_PAUSES_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -67,7 +70,8 @@ class EvmWallet:
                 gas = await self._gas.tried(hub, data, gas, authorisation.not_before)
             except RpcError as error:
                 raise Transient("RPC_ERROR", error.message) from error
-        return await self._prepare(key, hub, data, gas)
+        most = price_limit(self._chain.tariff, authorisation.level, authorisation.max_fee)
+        return await self._prepare(key, hub, data, gas, most)
 
     async def prepare_certificate(self, certificate: Certificate) -> EvmPrepared:
         key = f"certify:{certificate.task_id}:{certificate.round}"
@@ -134,10 +138,10 @@ class EvmWallet:
         yield from (pause for pause in _RECEIPT_PAUSES_S if pause < slowest)
         yield slowest
 
-    async def _prepare(self, key: str, to: bytes, data: bytes, gas: int) -> EvmPrepared:
+    async def _prepare(self, key: str, to: bytes, data: bytes, gas: int, most: int = NO_LIMIT) -> EvmPrepared:
         try:
             limit = await self._gas.computed(data, gas)
-            return EvmPrepared(await self._outbox.prepare(key, to, data, gas=limit))
+            return EvmPrepared(await self._outbox.prepare(key, to, data, gas=limit, most=most))
         except RpcError as error:
             raise Transient("RPC_ERROR", error.message) from error
 
@@ -162,6 +166,14 @@ class EvmWallet:
         except (Transient, KeyError):
             return ""
         return ""
+
+
+def price_limit(tariff: Tariff, level: int, max_fee: int) -> int:
+    """Wei for a unit of gas beyond which the hub refuses an execution (`InsufficientFeeCap`): what the committee and the
+    certificate get would be more than the job pays at all."""
+    size = SIZE_BY_LEVEL[level]
+    share = tariff.validation_gas + tariff.validation_seat_gas * size
+    return max(0, max_fee - _FEE_STEP - tariff.unit * size) // share
 
 
 def execution_gas(gas_limit: int, data: bytes) -> int:

@@ -16,7 +16,7 @@ from node.infra.refusals import Says, refused, says
 from node.infra.rpc import Rpc, RpcError, Unreachable
 from node.infra.secret import Secret
 from node.infra.transaction_bytes import Payload, read, sign
-from node.infra.transaction_log import Sent, TransactionLog
+from node.infra.transaction_log import NO_LIMIT, Sent, TransactionLog
 
 log = structlog.get_logger(__name__)
 
@@ -77,16 +77,17 @@ class NonceLine:
         """Whether there is something that may have left, or not."""
         return bool(self._unsettled)
 
-    async def offer(self, key: str, payload: Payload) -> Sent | None:
-        """One try to send something new with the next nonce; None when nonce or price were stale and another try is due.
+    async def offer(self, key: str, payload: Payload, most: int = NO_LIMIT) -> Sent | None:
+        """One try to send something new with the next nonce, offering `most` wei for a unit of gas at most. None when nonce or
+        price were stale and another try is due.
 
         Raises `Failed` when the node refused it (then nothing was sent) and `Transient` when none answered.
         """
         nonce = await self.next_nonce()
         price = await self.market.usable()
-        signed = sign(self._secret, self._chain_id, nonce, payload, price.offer(self.market.limits.most))
-        sent = Sent(key, signed.raw, signed.tx_hash, nonce)
-        await self.log.record(key, sent.raw, sent.tx_hash, nonce)
+        signed = sign(self._secret, self._chain_id, nonce, payload, price.offer(min(self.market.limits.most, most)))
+        sent = Sent(key, signed.raw, signed.tx_hash, nonce, most)
+        await self.log.record(key, sent.raw, sent.tx_hash, nonce, most)
         self._unsettled = [sent, *self._unsettled]  # until a node has answered, whatever happens to us
         try:
             await self.broadcast(sent.raw)
@@ -124,7 +125,10 @@ class NonceLine:
                 if await self.is_known(version.tx_hash):
                     self._settled(former)
                     return version.tx_hash
-            if says(error, Says.NONCE_USED):
+            if says(error, Says.NONCE_AHEAD):
+                self.next = None
+                raise Transient("NONCE_CONTENDED", f"a node is behind: {error.message}") from error
+            if says(error, Says.NONCE_USED, Says.OCCUPIED):
                 raise self._taken(former) from error
             if not says(error, Says.TOO_CHEAP):
                 raise refused(error) from error
@@ -202,13 +206,13 @@ class NonceLine:
         mined. None when no node takes it, or when it would cost more than the limit."""
         payload, offer = read(sent.raw)
         self.market.forget()
-        raised = (await self.market.fresh()).raised(offer, self.market.limits.most)
+        raised = (await self.market.fresh()).raised(offer, min(self.market.limits.most, sent.most))
         if raised is None:
             log.warning("fee_limit_reached", key=sent.key, tx_hash=hex_of(sent.tx_hash), offer=offer.most)
             return None
         signed = sign(self._secret, self._chain_id, sent.nonce, payload, raised)
-        following = Sent(sent.key, signed.raw, signed.tx_hash, sent.nonce)
-        await self.log.record(following.key, following.raw, following.tx_hash, following.nonce)
+        following = Sent(sent.key, signed.raw, signed.tx_hash, sent.nonce, sent.most)
+        await self.log.record(following.key, following.raw, following.tx_hash, following.nonce, following.most)
         try:
             await self.broadcast(following.raw)
         except Unreachable as error:

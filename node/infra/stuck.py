@@ -25,6 +25,7 @@ class Watch:
 
     def __init__(self, line: NonceLine) -> None:
         self._line = line
+        self.mined = 0  # of the account's transactions, at the last look
         self._look_at, self._pause, self._counted = float("-inf"), LOOK_S, -1
         self._refused_again: bytes | None = None  # hash of what was refused though it had been taken before
         self._since: dict[bytes, float] = {}  # hash -> since when it is seen to wait, on trio's clock
@@ -39,13 +40,13 @@ class Watch:
             following = await line.next_nonce()  # as after a restart, when nothing was sent yet
             address = hex_of(line.address)
             calls = [("eth_getTransactionCount", [address, tag]) for tag in ("latest", "pending")]
-            mined, counted = map(int_of, await line.rpc.batch(calls))
+            self.mined, counted = map(int_of, await line.rpc.batch(calls))
             if counted >= following:
                 self._pause, self._counted, self._refused_again = LOOK_S, -1, None
             else:
                 await self._tell_again(counted)
             if line.next is not None:
-                await self._raise_stuck(mined, line.next)
+                await self._raise_stuck(self.mined, line.next)
             often = min(LOOK_S, line.market.limits.bump_after)
             self._look_at = trio.current_time() + (often if self._counted < 0 else self._pause)
 
@@ -79,6 +80,7 @@ class Watch:
             await line.broadcast(sent.raw)
         except RpcError as error:
             if says(error, Says.NONCE_USED, Says.OCCUPIED):
+                line.flies(sent)
                 return True
             if await line.is_known(sent.tx_hash):
                 return False
@@ -104,7 +106,9 @@ class Watch:
             return
         price = await line.market.fresh()
         for sent in stuck:
-            if price.exceeds(read(sent.raw)[1]) and not await line.is_mined(sent.tx_hash):
+            if sent.tx_hash not in line.in_flight:  # recorded, and cut off before it left; or by a former run
+                await self._taken_again(sent)
+            elif price.exceeds(read(sent.raw)[1]) and not await line.is_mined(sent.tx_hash):
                 await line.replace(sent)
 
     def _since_when(self, tx_hash: bytes, now: float) -> float:

@@ -8,22 +8,27 @@ from typing import Protocol
 
 from node.infra.sqlite import Database
 
+NO_LIMIT = 2**62
+"""More than anybody offers for a unit of gas, wei, and still a number that SQLite holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A transaction as it was recorded before it left. `given_up`: its nonce may have gone to another transaction since."""
+    """A transaction as it was recorded before it left. `most` is what it may offer for a unit of gas, wei; `given_up` whether its
+    nonce may have gone to another transaction since."""
 
     key: str
     raw: bytes = field(repr=False)
     tx_hash: bytes
     nonce: int
+    most: int = NO_LIMIT
     given_up: bool = False
 
 
 class TransactionLog(Protocol):
     """Memory of what was sent, durable when a call returns. A key has one nonce, and a version for each time it was priced."""
 
-    async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None:
+    async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int, most: int = NO_LIMIT) -> None:
         """A key's first version, or its next one, which has the same nonce."""
         ...
 
@@ -64,9 +69,10 @@ CREATE TABLE sent (
 _VERSIONS = """
 CREATE TABLE versions (
     key TEXT NOT NULL, version INTEGER NOT NULL, raw BLOB NOT NULL, tx_hash BLOB NOT NULL, nonce INTEGER NOT NULL,
-    given_up INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, version)
+    most INTEGER NOT NULL, given_up INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (key, version)
 );
-INSERT INTO versions (key, version, raw, tx_hash, nonce) SELECT key, 0, raw, tx_hash, nonce FROM sent;
+INSERT INTO versions (key, version, raw, tx_hash, nonce, most)
+    SELECT key, 0, raw, tx_hash, nonce, 4611686018427387904 FROM sent;
 DROP TABLE sent;
 CREATE INDEX versions_by_nonce ON versions (nonce);
 CREATE INDEX versions_by_hash ON versions (tx_hash);
@@ -79,7 +85,7 @@ SENT_MIGRATIONS = (SENT_TABLE, _VERSIONS)
 _KEPT_NONCES = 10_000
 """Back from the newest: days of work, while a key is asked for minutes after it was sent at most. 20 MB, 200 at the worst."""
 _PRUNE_EVERY = 256
-_COLUMNS = "key, raw, tx_hash, nonce, given_up"
+_COLUMNS = "key, raw, tx_hash, nonce, most, given_up"
 
 
 class SqliteTransactionLog:
@@ -88,12 +94,12 @@ class SqliteTransactionLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int) -> None:
+    async def record(self, key: str, raw: bytes, tx_hash: bytes, nonce: int, most: int = NO_LIMIT) -> None:
         def write(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT INTO versions (key, version, raw, tx_hash, nonce, given_up)"
-                " SELECT ?, coalesce(max(version) + 1, 0), ?, ?, ?, coalesce(max(given_up), 0) FROM versions WHERE key = ?",
-                (key, raw, tx_hash, nonce, key),
+                "INSERT INTO versions (key, version, raw, tx_hash, nonce, most, given_up)"
+                " SELECT ?, coalesce(max(version) + 1, 0), ?, ?, ?, ?, coalesce(max(given_up), 0) FROM versions WHERE key = ?",
+                (key, raw, tx_hash, nonce, min(most, NO_LIMIT), key),
             )
             if nonce % _PRUNE_EVERY == 0:
                 db.execute("DELETE FROM versions WHERE nonce < ?", (nonce - _KEPT_NONCES,))
@@ -137,7 +143,8 @@ class SqliteTransactionLog:
         query = f"SELECT {_COLUMNS} FROM versions WHERE {where}"  # noqa: S608 - `where` is one of those above
 
         def read(db: sqlite3.Connection) -> list[Sent]:
-            return [Sent(key, raw, tx_hash, nonce, bool(up)) for key, raw, tx_hash, nonce, up in db.execute(query, (value,))]
+            rows = db.execute(query, (value,))
+            return [Sent(key, raw, tx_hash, nonce, most, bool(up)) for key, raw, tx_hash, nonce, most, up in rows]
 
         return await self._database.read(read)
 

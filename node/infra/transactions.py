@@ -18,7 +18,7 @@ from node.infra.secret import Secret
 from node.infra.settings import FeeSettings
 from node.infra.stuck import LOOK_S, Watch
 from node.infra.transaction_bytes import Payload
-from node.infra.transaction_log import SENT_MIGRATIONS, Sent, SqliteTransactionLog, TransactionLog
+from node.infra.transaction_log import NO_LIMIT, SENT_MIGRATIONS, Sent, SqliteTransactionLog, TransactionLog
 
 __all__ = [
     "SENT_MIGRATIONS",
@@ -41,10 +41,11 @@ _GONE_S = 30.0  # so long a nonce must be used, and no receipt be found, until i
 
 @dataclass(frozen=True, slots=True)
 class PreparedTransaction:
-    """What to send under `key`; nonce, fees and signature come with the send."""
+    """What to send under `key`, offering `most` wei for a unit of gas at most; nonce, fees and signature come with the send."""
 
     key: str
     payload: Payload
+    most: int = NO_LIMIT
 
 
 class Outbox:
@@ -68,14 +69,18 @@ class Outbox:
     def address(self) -> bytes:
         return self._line.address
 
-    async def prepare(self, key: str, to: bytes | None, data: bytes, *, gas: int, value: int = 0) -> PreparedTransaction:
-        """Fetches what `send` will need, ahead of its time. `to` is None for a deployment, `gas` the limit, `value` wei.
+    async def prepare(
+        self, key: str, to: bytes | None, data: bytes, *, gas: int, value: int = 0, most: int = NO_LIMIT
+    ) -> PreparedTransaction:
+        """Fetches what `send` will need, ahead of its time. `to` is None for a deployment, `gas` the limit, `value` wei, and
+        `most` wei for a unit of gas, where it is worth less than the outbox's own limit.
+
         Raises `Transient`, and `Failed` (`INSUFFICIENT_FUNDS`) when what was sent before cannot be paid for any more."""
         await self._market.fresh()
         if self._line.next is None:
             async with self._line.lock:
                 await self._line.next_nonce()
-        return PreparedTransaction(key, Payload(to, value, data, gas))
+        return PreparedTransaction(key, Payload(to, value, data, gas), most)
 
     async def send(self, prepared: PreparedTransaction) -> bytes:
         """Signs, records and sends; the transaction's hash. A key sent before is sent again as it was, or with a higher offer.
@@ -93,7 +98,7 @@ class Outbox:
             if former is not None:
                 return await line.again(former)
             for _ in range(_TRIES):
-                sent = await line.offer(prepared.key, prepared.payload)
+                sent = await line.offer(prepared.key, prepared.payload, prepared.most)
                 if sent is not None:
                     return sent.tx_hash
         raise Transient("NONCE_CONTENDED", "another program sends from this account")
@@ -124,7 +129,7 @@ class Outbox:
                 if found is None and versions and (polls % _REBROADCAST_EVERY == 0 or now - looked >= patience):
                     looked = now
                     await self._watch.look()
-                    gone_since = (gone_since or now) if await self._line.count("latest") > versions[0].nonce else None
+                    gone_since = (gone_since or now) if self._watch.mined > versions[0].nonce else None
                     if gone_since is not None and now - gone_since >= _GONE_S:
                         raise Failed("NONCE_TAKEN", f"nonce {versions[0].nonce} went to another transaction")
                     versions = await self._log.versions(tx_hash) or versions

@@ -7,13 +7,13 @@ import trio
 import trio.testing
 
 from consensus import ecdsa
-from consensus.errors import Failed
+from consensus.errors import Failed, Transient
 from consensus.messages import Authorisation
 from node.infra.chain import Mined
 from node.infra.contracts import encode_execute
 from node.infra.evm import open_chain
 from node.infra.evm_reads import hex_of, int_of
-from node.infra.evm_wallet import EvmPrepared, EvmWallet, execution_gas
+from node.infra.evm_wallet import EvmPrepared, EvmWallet, execution_gas, price_limit
 from node.infra.secret import Secret
 from node.infra.transactions import Outbox
 from tests.chain.anvil_world import CHAIN_ID, AnvilWorld
@@ -97,3 +97,24 @@ async def test_a_revert_is_told_once_it_is_as_deep_as_the_chain_wants_it(on_anvi
     [mined] = told
     assert (mined.success, mined.reason) == (False, "TaskAlreadyExecuted")
     assert (await deep.head()).number == mined.block_number + 3
+
+
+async def test_a_price_at_which_the_hub_would_refuse_is_not_offered(on_anvil: AnvilWorld) -> None:
+    job_id, second = await due_job(on_anvil)
+    authorisation, signature = scripted(on_anvil, job_id, second)
+    most = price_limit(on_anvil.evm.tariff, authorisation.level, authorisation.max_fee)
+    wallet = on_anvil.wallet(on_anvil.keepers[0])
+    await on_anvil.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(most * 11 // 10)])
+    await on_anvil.pass_seconds(1)
+    before = await spent(on_anvil)
+    prepared = await wallet.prepare_execution(authorisation, signature, on_anvil.target, CALL, 0)
+    with pytest.raises(Transient) as refused:
+        await wallet.send(prepared)
+    assert refused.value.code == "GAS_TOO_DEAR"
+    assert await spent(on_anvil) == before
+    await on_anvil.rpc.call("anvil_setNextBlockBaseFeePerGas", [hex(most * 99 // 100)])
+    await on_anvil.pass_seconds(1)
+    wallet = on_anvil.wallet(on_anvil.keepers[0])
+    prepared = await wallet.prepare_execution(authorisation, signature, on_anvil.target, CALL, 0)
+    mined = await wallet.mined(await wallet.send(prepared))
+    assert mined.success, mined.reason

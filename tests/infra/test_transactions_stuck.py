@@ -216,9 +216,10 @@ async def test_a_crash_while_it_is_replaced_leaves_one_transaction(sent_log, aut
     node.faults = [fault]
     with trio.move_on_after(60) as crash:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(box.receipt, former, repeat(0.5))
-            await node.entered.wait() if fault != "answer lost" else await trio.sleep(20)
+            nursery.start_soon(box.receipt, former, repeat(1))  # replaced before it is told again
+            await node.entered.wait() if fault != "answer lost" else await trio.sleep(19)
             crash.cancel()
+    assert len(await sent_log.versions(former)) == 2
     later = outbox(node, sent_log)
     again = await send(later, "a")
     assert (await later.receipt(former, repeat(0.5))).tx_hash == (await later.receipt(again, repeat(0.5))).tx_hash
@@ -374,3 +375,33 @@ async def test_after_a_restart_whoever_only_waits_looks_after_what_waits(sent_lo
     former = await left_behind(node, outbox(node, sent_log))
     mined = await outbox(node, sent_log).receipt(former, repeat(0.5))
     assert mined.tx_hash != former
+
+
+async def test_what_is_worth_less_than_the_limit_is_offered_no_more_than_that_after_a_restart_either(sent_log, autojump_clock):
+    node = FakeNode(instant=False)
+    box = outbox(node, sent_log)
+    tx_hash = await box.send(await box.prepare("a", b"\x11" * 20, b"", gas=50_000, most=4 * 10**9))
+    node.base_fee = 9 * 10**9
+    later = outbox(node, sent_log)
+    with trio.move_on_after(200):
+        await later.receipt(tx_hash, repeat(0.5))
+    assert [read(raw)[1].most for raw in dict.fromkeys(node.received)] == [2 * 10**9 + 7, 4 * 10**9]
+    with pytest.raises(Transient) as caught:
+        await later.send(await later.prepare("b", b"\x11" * 20, b"", gas=50_000, most=2 * 10**9))
+    assert caught.value.code == "GAS_TOO_DEAR"
+
+
+async def test_a_replacement_that_was_cut_off_before_it_left_leaves_later(sent_log, autojump_clock):
+    node = FakeNode()
+    box = outbox(node, sent_log)
+    former = await left_behind(node, box)
+    node.faults = ["hang"]
+    with trio.move_on_after(60) as cut:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(box.receipt, former, repeat(1))
+            await node.entered.wait()
+            cut.cancel()
+    assert len(await sent_log.versions(former)) == 2
+    with trio.fail_after(60):
+        assert (await box.receipt(former, repeat(0.5))).tx_hash == await box.sent("a") != former
+    assert len(await sent_log.versions(former)) == 2
