@@ -157,8 +157,11 @@ def environment(limits: Limits, given: Mapping[str, str]) -> dict[str, str]:
     Raises `Failed` SCRIPT_INVALID for what is given and cannot be a variable.
     """
     for name, value in given.items():
-        if not _VARIABLE.fullmatch(name) or "\0" in value or len(value.encode("utf-8", "surrogatepass")) > _MAX_VARIABLE:
-            raise Failed("SCRIPT_INVALID", f"the variable {name[:64]!r} holds a NUL or more than {_MAX_VARIABLE} bytes")
+        text = value.encode("utf-8", "replace")
+        if not _VARIABLE.fullmatch(name) or "\0" in value or len(text) > _MAX_VARIABLE or text.decode() != value:
+            raise Failed(
+                "SCRIPT_INVALID", f"the variable {name[:64]!r} is no text of at most {_MAX_VARIABLE} bytes without a NUL"
+            )
     threads = str(max(1, ceil(limits.cpus)))
     return {**given, **ENVIRONMENT, "GOMAXPROCS": threads, "UV_THREADPOOL_SIZE": threads}
 

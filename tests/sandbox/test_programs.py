@@ -190,7 +190,7 @@ async def test_a_language_that_is_not_there_is_a_reason_to_ask_another_keeper(sa
 
 
 @pytest.mark.parametrize(
-    "given", [{"A": "x\0--bind\0/\0/tmp/host"}, {"A\0B": "x"}, {"A=B": "x"}, {"": "x"}, {"A": "x" * 130_000}]
+    "given", [{"A": "x\0--bind\0/\0/tmp/host"}, {"A\0B": "x"}, {"A=B": "x"}, {"": "x"}, {"A": "\ud800"}, {"A": "x" * 130_000}]
 )
 async def test_a_variable_that_is_none_is_refused(sandbox: Sandbox, given: dict[str, str]) -> None:
     with pytest.raises(Failed) as refused:
@@ -199,6 +199,6 @@ async def test_a_variable_that_is_none_is_refused(sandbox: Sandbox, given: dict[
 
 
 async def test_a_variable_may_be_long_and_of_any_text(sandbox: Sandbox) -> None:
-    given = {"TRIGGERX_STORAGE": "ß\ud800" + "x" * 100_000}
+    given = {"TRIGGERX_STORAGE": "ß" + "x" * 100_000}
     finished = await sandbox.run(program("import os; print(len(os.environb[b'TRIGGERX_STORAGE']))", environment=given), LIMITS)
-    assert finished.stdout == b"100005\n"
+    assert finished.stdout == b"100002\n"
