@@ -127,6 +127,9 @@ class Executor:
             raise Failed("JOB_INACTIVE", "the job has expired")
         if job.target != authorisation.target:
             raise Failed("WRONG_TARGET", "the authorised target is not the registered job's")
+        policy = await self._chain.policy(job.id)
+        if policy is not None and (reason := policy.refusal(authorisation)):
+            raise Failed("HUB_REFUSED", reason)
         if await self._chain.balance(job.owner) < authorisation.max_fee:
             raise Failed("INSUFFICIENT_BALANCE")
         if await self._chain.execution(task.task_id) is not None:
@@ -139,6 +142,11 @@ class Executor:
         """
         await self._recheck.still(task, task.job())
         return await self._wallet.send((await self.prepare(task, decided)).prepared)
+
+    async def resume(self, task: Task, decided: Decision) -> bytes:
+        """Executes what a former run of this program decided and did not send; the chain may have moved since. As `send`."""
+        await self._check_chain(task, task.job())
+        return await self.send(await self.prepare(task, decided))
 
     async def send(self, ready: Ready) -> bytes:
         """Waits for the second and sends; the transaction's hash. Raises `Failed`, or `Transient` when no RPC takes it."""

@@ -154,6 +154,7 @@ PRIORITY_CAP: public(constant(uint256)) = 2 * 10**9
 MAX_SERVICE_FEE: public(constant(uint256)) = 10**16
 MAX_RUN_FEE: public(constant(uint256)) = 10**15
 MAX_CHARGES: constant(uint256) = 64
+CHARGE_LATE: constant(uint256) = 86_400
 CALL_MARGIN: constant(uint256) = 30_000
 LAST_PRECOMPILE: constant(uint256) = 65535
 
@@ -516,14 +517,15 @@ def serviceFee() -> uint256:
 @internal
 @view
 def _check_job(job: Job, a: Authorisation):
-    reason: String[32] = self._not_fired(job, a.jobId, a.triggerId)
+    reason: String[32] = self._not_fired(job, a.jobId, a.triggerId, 0)
     assert len(reason) == 0, reason
 
 
 @internal
 @view
-def _not_fired(job: Job, jobId: uint256, triggerId: uint256) -> String[32]:
+def _not_fired(job: Job, jobId: uint256, triggerId: uint256, late: uint256) -> String[32]:
     """
+    @param late Seconds after the end of an event's or condition's job that still count.
     @return Why this cannot be a firing of the job now; empty when it can.
     """
     if job.owner == empty(address):
@@ -539,7 +541,7 @@ def _not_fired(job: Job, jobId: uint256, triggerId: uint256) -> String[32]:
         if triggerId > block.timestamp:
             return "TooEarly"
     else:
-        if block.timestamp > end:
+        if block.timestamp > unsafe_add(end, late):
             return "JobExpired"
         if job.word == 0 and self.ran[jobId]:
             return "AlreadyRan"
@@ -557,7 +559,7 @@ def _not_charged(taskId: uint256, job: Job, charge: RunCharge) -> String[32]:
         return "AlreadyCharged"
     if head != 0:
         return "TaskAlreadyExecuted"
-    reason: String[32] = self._not_fired(job, charge.jobId, charge.triggerId)
+    reason: String[32] = self._not_fired(job, charge.jobId, charge.triggerId, CHARGE_LATE)
     if len(reason) > 0:
         return reason
     if job.jobType & 1 == 1 and job.jobType != 7:

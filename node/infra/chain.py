@@ -55,6 +55,27 @@ class Keeper:
     active: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a job's owner pinned by `setJobPolicy`; a zero leaves `spec_hash`, `max_fee` (wei) or `gas_limit` open."""
+
+    spec_hash: bytes
+    max_fee: int
+    gas_limit: int
+    level: int
+
+    def refusal(self, a: Authorisation) -> str:
+        """Why the hub refuses an authorisation of the job; empty when it does not."""
+        pinned = codec.pin_hash(a.target, a.selector, a.call_hash, a.spec)
+        reasons = {
+            "PolicySpec": self.spec_hash not in (bytes(32), pinned),
+            "PolicyFee": 0 < self.max_fee < a.max_fee,
+            "PolicyGas": self.gas_limit not in (0, a.gas_limit),
+            "PolicyLevel": self.level != a.level,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
+
+
 class ExecutionStatus(IntEnum):
     """The hub's state of a task."""
 
@@ -338,6 +359,10 @@ class Chain(Protocol):
     async def block(self, number: int) -> Head | None: ...
 
     async def job(self, job_id: int) -> Job | None: ...
+
+    async def policy(self, job_id: int) -> Policy | None:
+        """What the job's owner pinned; None for nothing."""
+        ...
 
     async def balance(self, owner: bytes) -> int:
         """The deposit that pays for an owner's jobs, wei."""

@@ -27,6 +27,7 @@ from node.infra.chain import (
     Keeper,
     Log,
     Mined,
+    Policy,
     Prepared,
     Receipt,
     RunCharge,
@@ -34,7 +35,7 @@ from node.infra.chain import (
 )
 from node.infra.chain_feed import ChainFeed
 from node.infra.chain_memory_ledger import Emitted, Ledger, Sending
-from node.infra.chain_memory_state import Policy, Reverted, Rule, State, TargetCall
+from node.infra.chain_memory_state import Reverted, Rule, State, TargetCall
 from node.infra.clock import Clock
 
 __all__ = ["Emitted", "Ledger", "MemoryChain", "MemoryWallet", "Policy", "Reverted", "SentTransactions", "TargetCall"]
@@ -108,6 +109,10 @@ class MemoryChain:
     async def job(self, job_id: int) -> Job | None:
         await self.reach()
         return self.ledger.state.jobs.get(job_id)
+
+    async def policy(self, job_id: int) -> Policy | None:
+        await self.reach()
+        return self.ledger.state.policies.get(job_id)
 
     async def balance(self, owner: bytes) -> int:
         await self.reach()

@@ -10,11 +10,10 @@ import trio
 
 from consensus.codec import Domain, keccak, word
 from node.infra import chain_memory_rules as rules
-from node.infra.chain import ChainEvent, EventPlace, Head, Job, Keeper, Log, Mined
+from node.infra.chain import ChainEvent, EventPlace, Head, Job, Keeper, Log, Mined, Policy
 from node.infra.chain_feed import REWIND_BLOCKS
 from node.infra.chain_memory_state import (
     Context,
-    Policy,
     Registered,
     Reverted,
     Rule,

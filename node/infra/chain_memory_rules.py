@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from consensus import bls, committee, ecdsa
-from consensus.codec import EXECUTION_TYPEHASH, Domain, keccak, pin_hash, words
+from consensus.codec import EXECUTION_TYPEHASH, Domain, keccak, words
 from consensus.committee import Committee, Epoch, Operator
 from consensus.messages import MAX_CALL_BYTES, Authorisation, Verdict
 from node.infra.chain import (
@@ -44,6 +44,8 @@ HISTORY_BLOCKS = 8191
 """Block hashes that the chain still knows (EIP-2935)."""
 TIMED = frozenset({1, 2, 7})
 """Job types whose trigger id is the second that is due."""
+CHARGE_LATE = 86_400
+"""Seconds after a job's end in which its runs are still charged."""
 SCRIPTED = frozenset({2, 4, 6, 7})
 """Job types with a script."""
 
@@ -135,7 +137,7 @@ def validation_share(level: int) -> int:
     return GAS_PRICE * (VALIDATION_GAS + VALIDATION_SEAT_GAS * committee.SIZE_BY_LEVEL[level])
 
 
-def _not_fired(state: State, at: Context, job: Job | None, trigger_id: int) -> str:
+def _not_fired(state: State, at: Context, job: Job | None, trigger_id: int, late: int = 0) -> str:
     """Why this cannot be a firing of the job now; empty when it can."""
     if job is None:
         return "UnknownJob"
@@ -146,7 +148,7 @@ def _not_fired(state: State, at: Context, job: Job | None, trigger_id: int) -> s
         "JobInactive": not job.active,
         "OffSchedule": timed and off,
         "TooEarly": timed and trigger_id > at.timestamp,
-        "JobExpired": not timed and at.timestamp > end,
+        "JobExpired": not timed and at.timestamp > end + late,
         "AlreadyRan": not timed and not job.recurring and job.id in state.ran,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -193,7 +195,7 @@ def _charge(state: State, at: Context, charge: RunCharge) -> ChainEvent:
 
 def _not_charged(state: State, at: Context, job: Job | None, charge: RunCharge) -> str:
     policy = state.policies.get(charge.job_id)
-    unfired = _not_fired(state, at, job, charge.trigger_id)
+    unfired = _not_fired(state, at, job, charge.trigger_id, CHARGE_LATE)
     reasons = {
         "AlreadyCharged": charge.task_id in state.charged,
         "TaskAlreadyExecuted": charge.task_id in state.executed,
@@ -219,13 +221,8 @@ def _check_call(at: Context, job: Job, call: ExecuteCall) -> None:
 
 def _check_policy(state: State, a: Authorisation) -> None:
     policy = state.policies.get(a.job_id)
-    if policy is None:
-        return
-    pinned = pin_hash(a.target, a.selector, a.call_hash, a.spec)
-    _need(policy.spec_hash in (bytes(32), pinned), "PolicySpec")
-    _need(not policy.max_fee or a.max_fee <= policy.max_fee, "PolicyFee")
-    _need(not policy.gas_limit or a.gas_limit == policy.gas_limit, "PolicyGas")
-    _need(a.level == policy.level, "PolicyLevel")
+    if policy is not None and (reason := policy.refusal(a)):
+        raise Reverted(reason)
 
 
 def execution_digest(call: ExecuteCall, *, success: bool, fee: int, block_number: int, timestamp: int) -> bytes:

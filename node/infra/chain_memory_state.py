@@ -8,21 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from consensus.codec import Domain, keccak, word
 from consensus.committee import Epoch
-from node.infra.chain import ChainEvent, EventPlace, ExecutionRecord, Job, Keeper
+from node.infra.chain import ChainEvent, EventPlace, ExecutionRecord, Job, Keeper, Policy
 
 
 class Reverted(Exception):
     """A contract refused; the message is its reason string."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What an owner pinned by `setJobPolicy`; zero means "not pinned"."""
-
-    spec_hash: bytes
-    max_fee: int
-    gas_limit: int
-    level: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from node.infra.chain import (
     Job,
     Keeper,
     Log,
+    Policy,
     Receipt,
     RegistryChanged,
     Transaction,
@@ -151,6 +152,10 @@ class EvmChain:
             recurring=timed or word == 1,
             active=active,
         )
+
+    async def policy(self, job_id: int) -> Policy | None:
+        [(spec_hash, max_fee, gas_limit, level, pinned)] = await self.reader.view(self._contracts.hub, contracts.POLICY, job_id)
+        return Policy(spec_hash, max_fee, gas_limit, level) if pinned else None
 
     async def balance(self, owner: bytes) -> int:
         [wei] = await self.reader.view(self._contracts.gas_registry, contracts.GET_BALANCE, owner)

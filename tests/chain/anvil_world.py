@@ -14,7 +14,7 @@ from consensus import bls, ecdsa
 from consensus.codec import Domain, keccak
 from consensus.errors import Transient
 from node.infra import contracts
-from node.infra.chain import Chain, Wallet
+from node.infra.chain import Chain, Policy, Wallet
 from node.infra.contracts import Function
 from node.infra.deploy import Deployment, DeploySettings, deploy
 from node.infra.evm import EvmChain, open_chain
@@ -147,6 +147,10 @@ class AnvilWorld:
 
     async def delete_job(self, job_id: int) -> None:
         await self.send(self._owner, self.deployment.job_registry, contracts.DELETE_JOB, job_id)
+
+    async def pin(self, job_id: int, policy: Policy) -> None:
+        said = (policy.spec_hash, policy.max_fee, policy.gas_limit, policy.level)
+        await self.send(self._owner, self.deployment.hub, contracts.SET_POLICY, job_id, *said)
 
     async def unlist_dispatcher(self) -> None:
         owner = ecdsa.address_of(_DEPLOYER)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from consensus import bls, ecdsa
-from consensus.codec import keccak
+from consensus.codec import keccak, pin_hash
 from consensus.errors import Failed, Transient
 from consensus.messages import Verdict
 from node.infra.chain import (
     MAX_CHARGES,
     ExecutionStatus,
     Mined,
+    Policy,
     RunCharge,
     RunCharged,
     RunSkipped,
@@ -322,6 +324,44 @@ async def test_reads_fail_as_transient_while_the_node_is_away(world: World) -> N
     assert (await send(wallet, prepared)).success
     assert await world.calls() == 1
     assert keccak(CALL) == authorisation.call_hash
+
+
+# --- what owners pin ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_not_pinned_until_its_owner_does(world: World) -> None:
+    job_id = await world.create_job()
+    assert await world.chain.policy(job_id) is None
+    policy = Policy(keccak(b"pinned"), 10**16, 0, 3)
+    await world.pin(job_id, policy)
+    assert await world.chain.policy(job_id) == policy
+    await world.pin(job_id, Policy(bytes(32), 0, 0, 0))  # all of it left open, but the level
+    assert await world.chain.policy(job_id) == Policy(bytes(32), 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"spec_hash": bytes(32), "max_fee": 0, "gas_limit": 0}, ""),
+        ({"spec_hash": b"x" * 32}, "PolicySpec"),
+        ({"max_fee": DEPOSIT // 100 - 1}, "PolicyFee"),
+        ({"gas_limit": 200_001}, "PolicyGas"),
+        ({"gas_limit": 199_999}, "PolicyGas"),
+        ({"level": 1}, "PolicyLevel"),
+    ],
+)
+async def test_a_pin_says_beforehand_what_the_hub_says(world: World, changes: dict[str, Any], reason: str) -> None:
+    job_id, second = await due_job(world)
+    a, _ = authorise(world.chain, job_id, second, world.keepers[0].address, world.target, call=CALL)
+    spec_hash = pin_hash(a.target, a.selector, a.call_hash, a.spec)
+    policy = replace(Policy(spec_hash, int(a.max_fee), a.gas_limit, a.level), **changes)
+    await world.pin(job_id, policy)
+    assert policy.refusal(a) == reason
+    if reason:
+        assert await refusal(lambda: execute(world, job_id, second)) == reason
+    else:
+        assert (await execute(world, job_id, second)).success
 
 
 # --- runs without a transaction ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from consensus import bls, committee, ecdsa
 from consensus.codec import keccak
 from consensus.committee import Committee
 from consensus.messages import Authorisation, Uint256, Verdict
-from node.infra.chain import Certificate, Chain, ExecutionRecord, Wallet
+from node.infra.chain import Certificate, Chain, ExecutionRecord, Policy, Wallet
 from node.infra.chain_memory import Emitted, Ledger, MemoryChain, SentTransactions
 from node.infra.contracts import Function, certificate_root
 
@@ -72,6 +72,8 @@ class World(Protocol):
     async def create_job(self, interval: int = INTERVAL, time_frame: int = 3600, definition: int = 1) -> int: ...
 
     async def delete_job(self, job_id: int) -> None: ...
+
+    async def pin(self, job_id: int, policy: Policy) -> None: ...
 
     async def unlist_dispatcher(self) -> None: ...
 
@@ -153,6 +155,9 @@ class MemoryWorld:
 
     async def delete_job(self, job_id: int) -> None:
         self._ledger.delete_job(job_id)
+
+    async def pin(self, job_id: int, policy: Policy) -> None:
+        self._ledger.set_policy(job_id, policy)
 
     async def unlist_dispatcher(self) -> None:
         self._ledger.list_dispatcher(ecdsa.address_of(DISPATCHER), listed=False)

@@ -131,7 +131,9 @@ def test_runs_of_event_and_condition_jobs_are_charged_while_they_live(world: Wor
     world.execute(once, trigger_id=1)
     assert skipped(world, once, 2, 1, FEE) == "AlreadyRan"
     world.chain.warp(101)
-    assert skipped(world, other, 2**255 + 2, 1, FEE) == "JobExpired"
+    charge(world, (other, 2**255 + 2, 1, FEE))  # what ran in its last minutes waits for others to share a transaction
+    world.chain.warp(86_400)
+    assert skipped(world, other, 2**255 + 3, 1, FEE) == "JobExpired"
 
 
 @pytest.mark.parametrize("kind", [1, 3, 5])

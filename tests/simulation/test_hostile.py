@@ -17,7 +17,7 @@ from consensus.errors import Transient
 from consensus.messages import Task, Vote
 from node.arguments import encode_call
 from node.decisions import Decision
-from node.infra.chain import ExecutionStatus
+from node.infra.chain import ExecutionStatus, Policy
 from node.journal import Journal, Opinion, Subject
 from node.signer import Signer
 from node.workflow import Keeper, Parts
@@ -218,6 +218,7 @@ async def test_a_verdict_that_the_disk_does_not_take_is_not_signed(autojump_cloc
     [
         (lambda w, s: w.ledger.delete_job(s.job_id), "JOB_INACTIVE"),
         (lambda w, s: w.ledger.state.balances.update({s.owner: 1}), "INSUFFICIENT_BALANCE"),
+        (lambda w, s: w.ledger.set_policy(s.job_id, Policy(b"pinned".ljust(32), 0, 0, 0)), "HUB_REFUSED"),
     ],
 )
 async def test_a_performer_pays_for_no_transaction_that_the_hub_must_refuse(
