@@ -40,6 +40,11 @@ def _esbuild() -> Path | None:
     return None
 
 
+def _go() -> Path | None:
+    own = Path("/usr/local/go/bin/go")
+    return _on_path("go") or (own if own.is_file() else None)
+
+
 def _npm_package(name: str) -> Path | None:
     folder = NODE_MODULES / name
     return folder if (folder / "package.json").is_file() else None
@@ -57,6 +62,7 @@ COMPONENTS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "redis-server": (lambda: _on_path("redis-server"), "`apt-get install redis-server`, or your system's own package"),
     "dockerd": (_dockerd, "`apt-get install docker.io`; only root may start one"),
     "esbuild": (_esbuild, "`make test` gets it where npm is present"),
+    "go": (_go, "`apt-get install golang-go`, or a newer one from go.dev"),
     "node": (lambda: _on_path("node"), "install Node.js 18 or newer"),
     "sdk-triggerx": (lambda: _npm_package("sdk-triggerx"), "`make test` gets it where npm is present"),
     "ethers": (lambda: _npm_package("ethers"), "`make test` gets it where npm is present"),

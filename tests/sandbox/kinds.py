@@ -12,6 +12,7 @@ from node.infra.settings import SandboxSettings
 from node.sandbox.docker import DockerSandbox, open_docker
 from node.sandbox.embedded import open_embedded
 from node.sandbox.port import Sandbox
+from tests.components import find
 from tests.sandbox.engine import IMAGE, Engine
 
 KINDS = ("docker", "embedded")
@@ -51,6 +52,6 @@ async def open_kind(
         async with on_docker(engine(), folder / "containers", addresses=addresses) as docker:
             yield docker
         return
-    async with open_embedded(SandboxSettings(kind="embedded"), addresses=addresses) as embedded:
+    async with open_embedded(SandboxSettings(esbuild=find("esbuild")), addresses=addresses) as embedded:
         await embedded.settled()
         yield embedded

@@ -29,10 +29,13 @@ class Resolver:
     def __init__(self, *addresses: Sequence[str]) -> None:
         self._addresses = list(addresses)
         self.asked = 0
+        self.gone = False
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
         await trio.lowlevel.checkpoint()
         self.asked += 1
+        if self.gone:
+            raise OSError("no such name")
         return self._addresses.pop(0) if len(self._addresses) > 1 else self._addresses[0]
 
 
