@@ -40,6 +40,7 @@ QUOTED: Final = 512
 
 _KILLED_S = 10.0
 _GROUP_S = 0.05
+_DROPPING_S = 0.001  # for each piece that nobody wants: 64 MB a second, and the loop has time for others
 _PIECE = 65_536
 _UNHEAPED = 128 * 1024 * 1024  # of a process' private memory that is stacks and the like, and mostly not used
 # In a subshell: the command must not be the first process, which ignores signals. What the shell says itself is nobody's.
@@ -319,6 +320,8 @@ async def _take_all(started: _Started, limits: Limits, stop: trio.CancelScope) -
 async def _take(stream: trio.lowlevel.FdStream, kept: bytearray, most: int, *, beyond: bool = True) -> None:
     """Keeps `most` bytes of it; then reads on and keeps nothing, or, unless `beyond`, stops with one byte more."""
     while piece := await stream.receive_some(_PIECE):
+        if len(kept) >= most and beyond:
+            await trio.sleep(_DROPPING_S)
         kept += piece[: most - len(kept) + (not beyond)]
         if not beyond and len(kept) > most:
             return

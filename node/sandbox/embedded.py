@@ -43,6 +43,8 @@ from node.sandbox.port import Finished, Language, Limits, Program, Stopped
 
 FIRST_USER: Final = 60_600
 """Started by root, programs run as this user and the following, one for each that runs at once: no account has these ids."""
+LIBRARY_USER: Final = FIRST_USER - 1
+"""As whom Go's library is compiled then: nobody who runs a script has a hand in it."""
 
 _CHECKING = replace(BUILDING, memory=512 * 1024 * 1024, wall_s=20.0, stdout=65_536)
 _TRYING = Limits(wall_s=20.0, stdout=4096)
@@ -77,6 +79,7 @@ class Embedded:
         self._addresses = addresses
         self._hidden = tuple(hidden)
         self._users = list(users)
+        self._dropped = None not in self._users
         self._room = trio.CapacityLimiter(len(self._users))
         self._built = Built()
         self._settled = trio.Event()
@@ -232,14 +235,13 @@ class Embedded:
             self.missing[Language.GO] = (
                 "its standard library is being compiled, once for this version of Go: ask again in a minute"
             )
-            place = next(each for each in folders if _usable(each, self._users[0] is not None))
+            place = next(each for each in folders if _usable(each, self._dropped))
             folder = go_library.folder_of(self._found.go_root, place)
             if not folder.exists():
                 log.info("go_library_compiling", folder=str(folder))
-                async with self._room:
-                    with self._user() as user:
-                        execute = partial(self._bubblewrap.execute, user=user)
-                        await go_library.make_library(folder, self._found, self._own_files, execute, user)
+                user = LIBRARY_USER if self._dropped else None
+                execute = partial(self._bubblewrap.execute, user=user)
+                await go_library.make_library(folder, self._found, self._own_files, execute, user)
             self._found = go_library.with_library(self._found, folder)
             del self.missing[Language.GO]
         except (OSError, StopIteration) as error:
