@@ -58,7 +58,7 @@ class Submitter:
         mined = await self._wallet.mined(tx_hash)
         if not mined.success:
             raise Failed("CENTER_REFUSED", mined.reason)
-        self._tracker.step(task_id, stage)
+        self._tracker.step(task_id, stage, validation_tx="0x" + mined.tx_hash.hex())  # another one, where it was replaced
 
     async def _lost_race(self, task_id: int) -> bool:
         try:
