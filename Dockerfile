@@ -4,6 +4,9 @@
 #   docker run -v ./keeper:/etc/triggerx:ro -v keeper-data:/var/lib/triggerx -p 4001:4001 triggerx-node
 #   docker run ... triggerx-node triggerx-coordinator start --config /etc/triggerx/coordinator.toml
 #
+# Scripts run on a Docker engine whose socket the keeper is given, with its data folder at the same path inside and outside:
+# docs/sandbox.md. Without one only jobs without scripts are executed, as containers mostly forbid what bubblewrap needs.
+#
 # BASE is any Debian or Ubuntu image, also a local one; a Python 3.11 to 3.13 that it lacks is taken from its packages.
 ARG BASE=python:3.12-slim-bookworm
 
