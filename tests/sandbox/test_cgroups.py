@@ -93,7 +93,7 @@ def test_version_1_has_a_group_for_each_controller_that_can_be_written_to(tmp_pa
     assert (accounts.cpu_us, accounts.peak, accounts.killed) == (5000, 600, False)
 
 
-@pytest.mark.parametrize("procs", ["1\n2\n", f"{os.getpid()}\n1\n"])
+@pytest.mark.parametrize("procs", ["1\n2\n", f"{os.getpid()}\n1\n"], ids=["only others", "others beside us"])
 def test_a_group_that_others_are_in_is_left_alone(tmp_path: Path, procs: str) -> None:
     root = version_2(tmp_path / "fs", procs)
     assert find_cgroups(root=root, process=process(tmp_path / "self", "0::/system.slice/keeper.service\n")) is None
