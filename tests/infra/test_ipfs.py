@@ -8,19 +8,23 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from consensus.cid import MAX_BLOCK_BYTES, Cid, Layout, blocks, cid_of, matches, raw_cid
 from consensus.errors import Failed, Transient
+from consensus.messages import Execution, PackageReference, Uint256
 from node.infra import content as content_module
 from node.infra.content import SharedContent, Uploads, open_content
 from node.infra.ipfs import IpfsDaemon
 from node.infra.settings import ContentSettings
+from node.packages import Packages
 from p2p.blobs import Blobs, serve_blobs
 from p2p.block_store import MemoryBlocks
 from p2p.memory import MemoryMesh, MemoryNetwork
+from tests.consensus import samples
 from tests.kubo import Kubo, running_kubo
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
@@ -107,6 +111,22 @@ def cat(kubo: Kubo, cid: str) -> bytes:
     """As an operator would, past our own client."""
     kubo.run("get", "--output", str(kubo.folder / cid), cid)
     return (kubo.folder / cid).read_bytes()
+
+
+async def test_a_package_that_a_keeper_publishes_is_the_daemons_and_every_keepers(kubo: Kubo, tmp_path: Path) -> None:
+    large = samples.execution(
+        samples.script_task(msgspec.structs.replace(samples.CUSTOM_SPEC, arguments="x" * 60_000)), call=bytes(16_000)
+    )
+    mesh = MemoryMesh()
+    performer, attester = mesh.join("performer"), mesh.join("attester")
+    async with program(tmp_path / "a", kubo.url, performer) as content, program(tmp_path / "b", None, attester) as other:
+        cids = [await Packages(performer, content).publish(package) for package in (large, samples.execution())]
+        await settled(content)
+        for cid, package in zip(cids, (large, samples.execution()), strict=True):
+            assert Execution.decode(await trio.to_thread.run_sync(cat, kubo, cid)) == package
+            task = package.task
+            named = PackageReference(task.chain_id, Uint256(task.task_id), task.authorisation.attempt, cid)
+            assert await Packages(attester, other).fetch(named, "performer") == package
 
 
 @pytest.mark.parametrize("options", LAYOUTS, ids=" ".join)
