@@ -84,7 +84,9 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
         network = await stack.enter_async_context(
             open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
         )
-        content = await stack.enter_async_context(open_content(settings.content, settings.data_dir, network))
+        content = await stack.enter_async_context(
+            open_content(settings.content, settings.data_dir, network, known=registry.is_known)
+        )
         compute = Threads()
         fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
         ran = await stack.enter_async_context(

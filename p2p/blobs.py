@@ -25,7 +25,6 @@ NOT_FOUND = "CONTENT_NOT_FOUND"
 MISMATCH = "CONTENT_MISMATCH"
 
 _UNIT = 64 * 1024  # of what is served: one token, so that a block of a chunk costs four
-_EVERYBODY = "everybody"
 _LATE = 256  # peers remembered for it
 
 V = TypeVar("V")
@@ -38,6 +37,11 @@ Source = Callable[[Cid], Awaitable[bytes | None]]
 """Another place to get a block from, once no peer has it: None where it is not. Its bytes are checked like everybody's."""
 
 
+def everybody(_peer: PeerId) -> bool:
+    """Nobody is a stranger."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class BlobLimits:
     """What is served, and how hard is looked. Requests and units of 64 KiB a second; seconds."""
@@ -47,8 +51,8 @@ class BlobLimits:
     units: Rate = field(default_factory=lambda: Rate(per_second=64.0, burst=256))
     """To one peer: 4 MiB a second, 16 at once."""
     units_in_all: Rate = field(default_factory=lambda: Rate(per_second=128.0, burst=512))
-    """To all of them: 8 MiB a second, 32 at once. Answers that nobody reads are in memory for `StreamLimits.write` at most, so
-    this is also what bounds them: some 150 MiB."""
+    """To all known peers together, and as much to all strangers: 8 MiB a second, 32 at once. Answers that nobody reads are in
+    memory for `StreamLimits.write` at most, so this is also what bounds them: some 150 MiB each."""
     hints: int = 8
     """Peers named by the caller that are asked."""
     others: int = 32
@@ -92,6 +96,7 @@ class Blobs:
         *,
         limits: BlobLimits | None = None,
         source: Source | None = None,
+        known: Callable[[PeerId], bool] = everybody,
         shuffle: Callable[[list[PeerId]], None] = random.shuffle,
     ) -> None:
         self.store = store
@@ -99,11 +104,12 @@ class Blobs:
         self._network = network
         self._limits = limits or BlobLimits()
         self._source = source
+        self._known = known
         self._shuffle = shuffle
         self._liars: Standing[PeerId] = Standing()
         self._requests: RateLimiter[PeerId] = RateLimiter(self._limits.requests)
         self._units: RateLimiter[PeerId] = RateLimiter(self._limits.units)
-        self._units_in_all: RateLimiter[str] = RateLimiter(self._limits.units_in_all, 1)
+        self._units_in_all: RateLimiter[bool] = RateLimiter(self._limits.units_in_all, 2)
         self._givers: OrderedDict[PeerId, None] = OrderedDict()
         self._late: OrderedDict[PeerId, float] = OrderedDict()
         """Who kept us waiting, and when."""
@@ -304,7 +310,8 @@ class Blobs:
             return BlockAnswer("BUSY")
         if request.digest not in self.store:
             return BlockAnswer("NOT_FOUND")
-        if self._units.wait_for(peer, now) or self._units_in_all.wait_for(_EVERYBODY, now):
+        known = self._known(peer)  # strangers, however many, take nothing from the others
+        if self._units.wait_for(peer, now) or self._units_in_all.wait_for(known, now):
             self.counts.turned_away += 1
             return BlockAnswer("BUSY")
         block = await self.store.get(request.digest)
@@ -312,7 +319,7 @@ class Blobs:
             return BlockAnswer("NOT_FOUND")
         for _ in range((len(block) - 1) // _UNIT):  # the rest of its price, down to nothing
             self._units.wait_for(peer, now)
-            self._units_in_all.wait_for(_EVERYBODY, now)
+            self._units_in_all.wait_for(known, now)
         self.counts.served += 1
         self.counts.served_bytes += len(block)
         return BlockAnswer("", block)
@@ -360,9 +367,15 @@ class _Round:
 
 @asynccontextmanager
 async def serve_blobs(
-    store: Blocks, network: Network, *, limits: BlobLimits | None = None, source: Source | None = None
+    store: Blocks,
+    network: Network,
+    *,
+    limits: BlobLimits | None = None,
+    source: Source | None = None,
+    known: Callable[[PeerId], bool] = everybody,
 ) -> AsyncIterator[Blobs]:
-    """Content over this store and network, served to its peers until the context ends."""
-    blobs = Blobs(store, network, limits=limits, source=source)
+    """Content over this store and network, served to its peers until the context ends; those that are not `known` share a
+    part of their own."""
+    blobs = Blobs(store, network, limits=limits, source=source, known=known)
     async with network.serve(BLOCKS, blobs.serve):
         yield blobs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from consensus.errors import Failed, Transient
 from node.infra.ipfs import IpfsDaemon
 from node.infra.settings import ContentSettings
 from p2p.background import background_tasks
-from p2p.blobs import Blobs, serve_blobs
+from p2p.blobs import Blobs, everybody, serve_blobs
 from p2p.block_store import open_blocks
 from p2p.network import Network, PeerId
 
@@ -104,11 +104,17 @@ class SharedContent:
 
 
 @asynccontextmanager
-async def open_content(settings: ContentSettings, data_dir: Path, network: Network) -> AsyncIterator[SharedContent]:
-    """Content below `data_dir`, served to the network's peers until the context ends. Dials no daemon. Raises `Misconfigured`."""
+async def open_content(
+    settings: ContentSettings, data_dir: Path, network: Network, *, known: Callable[[PeerId], bool] = everybody
+) -> AsyncIterator[SharedContent]:
+    """Content below `data_dir`, served to the network's peers until the context ends, strangers from a part of their own. Dials
+    no daemon. Raises `Misconfigured`."""
     store = await open_blocks(data_dir / BLOCKS_FOLDER, settings.store_bytes)
     daemon = IpfsDaemon(settings.ipfs_api, timeout_s=settings.ipfs_timeout_s) if settings.ipfs_api else None
-    async with serve_blobs(store, network, source=daemon.source if daemon else None) as blobs, background_tasks() as nursery:
+    async with (
+        serve_blobs(store, network, source=daemon.source if daemon else None, known=known) as blobs,
+        background_tasks() as nursery,
+    ):
         uploads = Uploads(daemon, blobs) if daemon is not None else None
         if uploads is not None:
             nursery.start_soon(uploads.run)

@@ -293,6 +293,15 @@ async def test_a_peer_is_served_so_many_bytes_and_all_together_so_many(open_mesh
         assert (await c.request(a.peer_id, BLOCKS, missing)).code == "NOT_FOUND"
 
 
+async def test_strangers_take_nothing_from_those_who_are_known(open_mesh: OpenMesh) -> None:
+    limits = BlobLimits(units_in_all=Rate(per_second=1e-6, burst=1))
+    async with open_mesh(3) as (a, b, c), serve_blobs(MemoryBlocks(), a, limits=limits, known=c.peer_id.__eq__) as has:
+        await has.put(SMALL)
+        ask = BlockRequest(raw_cid(SMALL).digest)
+        assert [(await b.request(a.peer_id, BLOCKS, ask)).code for _ in range(3)] == ["", "BUSY", "BUSY"]
+        assert [(await c.request(a.peer_id, BLOCKS, ask)).code for _ in range(2)] == ["", "BUSY"]
+
+
 async def test_a_busy_peer_is_asked_again_after_a_pause(open_mesh: OpenMesh) -> None:
     answers = [BlockAnswer("", SMALL), BlockAnswer("BUSY"), BlockAnswer("BUSY")]
 
