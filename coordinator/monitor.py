@@ -257,7 +257,8 @@ class Monitor:
             if event.reason in _LATER and self._clock.now() - waits_since < _CHARGE_PATIENCE_S:
                 return None  # it stays among those that wait
         attesters = tuple(self._operators[i] for i in task.attester_ids if i in self._operators)
-        return replace(change, attesters=attesters)
+        rewards = {task.performer: event.fee} if isinstance(event, RunCharged) and task.performer is not None else {}
+        return replace(change, attesters=attesters, rewards=rewards)
 
     def _note(self, change: TaskChange) -> None:
         """Which tasks are awaited, by the events alone."""

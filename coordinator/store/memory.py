@@ -12,8 +12,8 @@ from typing import TypeVar
 import trio
 
 from consensus.lifecycle import UNEXECUTED, TaskState
-from consensus.messages import Usage
 from coordinator.store import changes as rules
+from coordinator.store.memory_scripts import ScriptsInMemory
 from coordinator.store.port import Fences
 from coordinator.store.records import (
     SCRIPT_URLS,
@@ -29,8 +29,6 @@ from coordinator.store.records import (
     KeeperRecord,
     KeeperSeen,
     Planned,
-    RunCharge,
-    RunPackage,
     Task,
     TaskChange,
     User,
@@ -40,10 +38,11 @@ from coordinator.store.records import (
 T = TypeVar("T")
 
 
-class MemoryStore:
+class MemoryStore(ScriptsInMemory):
     """Implements `coordinator.store.port.Store`. Each method is one step of the event loop, hence whole."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._identity = secrets.randbits(62)
         self._users: dict[bytes, User] = {}
         self._jobs: dict[int, Job] = {}
@@ -64,11 +63,6 @@ class MemoryStore:
         self._watched: dict[int, int] = {}
         self._gaps: dict[tuple[str, int], Gap] = {}
         self._alerts: dict[str, int] = {}
-        self._storage: dict[int, Mapping[str, str]] = {}
-        self._packages: dict[tuple[int, int], RunPackage] = {}
-        self._charges: dict[int, RunCharge] = {}
-        self._usage: dict[str, Usage] = {}
-        self._safes: dict[tuple[bytes, str], tuple[str, str, int]] = {}
 
     # users and jobs
 
@@ -304,46 +298,6 @@ class MemoryStore:
             self._end(job_id, JobStatus.DELETED, at)
         return [task for change in changes if (task := self._change(change, at)) is not None]
 
-    # scripts
-
-    async def storage(self, job_id: int) -> str:
-        return await _now(rules.storage_text(self._storage.get(job_id, {})))
-
-    async def add_package(self, package: RunPackage) -> None:
-        await trio.lowlevel.checkpoint()
-        key = (package.task_id, package.attempt)
-        known = self._packages.get(key)
-        if known is None:
-            self._packages[key] = package
-            horizon = package.heard_at - rules.PACKAGE_DAYS * 86_400
-            kept = [(k, p) for k, p in self._packages.items() if p.heard_at >= horizon]
-            self._packages = dict(sorted(kept, key=lambda pair: pair[1].heard_at)[-rules.MAX_PACKAGES :])
-        elif known.package != package.package:
-            self._packages[key] = replace(known, contradicted=True)
-
-    async def packages(self, task_id: int) -> Sequence[RunPackage]:
-        return await _now(sorted((p for p in self._packages.values() if p.task_id == task_id), key=lambda p: p.attempt))
-
-    async def drop_packages(self, task_id: int) -> None:
-        await trio.lowlevel.checkpoint()
-        self._packages = {key: package for key, package in self._packages.items() if key[0] != task_id}
-
-    async def tasks_with_packages(self) -> Sequence[int]:
-        return await _now(list(dict.fromkeys(p.task_id for p in sorted(self._packages.values(), key=lambda p: p.heard_at))))
-
-    async def run_charges(self, chain_id: int, limit: int) -> Sequence[RunCharge]:
-        return await _now([c for c in self._charges.values() if c.chain_id == chain_id][:limit])
-
-    async def usage(self, script: str) -> Usage | None:
-        return await _now(self._usage.get(script))
-
-    async def add_usage(self, script: str, latest: Usage) -> None:
-        await trio.lowlevel.checkpoint()
-        self._usage[script] = rules.smoothed(self._usage.get(script), latest)
-
-    async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
-        return await _now([safe for (of, _), safe in self._safes.items() if of == owner])
-
     # keys and keepers
 
     async def add_key(self, key: ApiKey) -> None:
@@ -482,12 +436,7 @@ class MemoryStore:
             for address, credits in settled.keepers.items():
                 record = self._record_of(after.chain_id, address)
                 self._records[after.chain_id, address] = rules.credited(record, credits)
-        if rules.stores(before, after, change):
-            self._storage[after.job_id] = rules.stored(self._storage.get(after.job_id, {}), change.storage or {})
-        if change.charge and after.cost is None:
-            self._charges[after.id] = RunCharge(after.id, after.chain_id, change.charge, at)
-        elif after.cost is not None and before.cost is None:
-            self._charges.pop(after.id, None)
+        self._note_run(before, after, change, at)
         self._opened(after, not after.ended)
         if after.ended:
             self._complete(after.job_id, at)

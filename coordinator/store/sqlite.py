@@ -11,7 +11,7 @@ from typing import Any
 from consensus.lifecycle import UNEXECUTED
 from consensus.messages import Usage
 from coordinator.store import changes as rules
-from coordinator.store import rows, steps
+from coordinator.store import rows, script_steps, steps
 from coordinator.store.port import Fences
 from coordinator.store.records import (
     SCRIPT_URLS,
@@ -33,6 +33,7 @@ from coordinator.store.records import (
     User,
 )
 from coordinator.store.schema import MIGRATIONS
+from coordinator.store.table import every, one
 from node.infra.sqlite import Database, open_database
 
 _CACHE_KIB = 64 * 1024  # the indexes of some hundred thousand jobs: a firing then reads little
@@ -80,7 +81,7 @@ class SqliteStore:
             where += " AND user_address = ?"
             arguments.append(owner)
         query = rows.SELECT_JOB + where + " ORDER BY posted_at, job_id"
-        return await self._db.read(lambda db: steps.every(db, query, arguments, rows.job_of))
+        return await self._db.read(lambda db: every(db, query, arguments, rows.job_of))
 
     async def set_email(self, address: bytes, email: str, at: int) -> User | None:
         query = "UPDATE user_data SET email_id = ?, last_updated_at = ? WHERE user_address = ?"
@@ -153,7 +154,7 @@ class SqliteStore:
 
     async def linked_to(self, job_id: int) -> Job | None:
         query = rows.SELECT_JOB + " WHERE job_id = (SELECT link_job_id FROM job_data WHERE job_id = ?)"  # noqa: S608
-        return await self._db.read(lambda db: steps.one(db, query, [str(job_id)], rows.job_of))
+        return await self._db.read(lambda db: one(db, query, [str(job_id)], rows.job_of))
 
     # tasks
 
@@ -169,18 +170,18 @@ class SqliteStore:
 
     async def tasks_of_job(self, job_id: int, limit: int) -> Sequence[Task]:
         query = f"{rows.TASKS.select} {_NEWEST_OF_JOB}"
-        return (await self._db.read(lambda db: steps.every(db, query, [str(job_id), limit], rows.task_of)))[::-1]
+        return (await self._db.read(lambda db: every(db, query, [str(job_id), limit], rows.task_of)))[::-1]
 
     async def task_ids_of_job(self, job_id: int, limit: int) -> Sequence[int]:
         query = f"SELECT task_id FROM task_data {_NEWEST_OF_JOB}"  # noqa: S608 - our own words
-        return (await self._db.read(lambda db: steps.every(db, query, [str(job_id), limit], lambda row: int(row[0]))))[::-1]
+        return (await self._db.read(lambda db: every(db, query, [str(job_id), limit], lambda row: int(row[0]))))[::-1]
 
     async def open_tasks(self, shards: Sequence[int] | None = None) -> Sequence[Task]:
         query, arguments = f"{rows.TASKS.select} WHERE is_open = 1", list(shards or ())
         if shards is not None:
             query += f" AND shard IN ({', '.join('?' * len(arguments))})"
         query += " ORDER BY created_at_ms, task_no"
-        return await self._db.read(lambda db: steps.every(db, query, arguments, rows.task_of))
+        return await self._db.read(lambda db: every(db, query, arguments, rows.task_of))
 
     async def unexecuted(self, shards: Sequence[int], before_ms: int) -> Sequence[tuple[int, int]]:
         states = sorted(UNEXECUTED)
@@ -190,11 +191,11 @@ class SqliteStore:
             " AND created_at_ms <= ? ORDER BY priority, created_at_ms, task_no"
         )
         arguments = [*shards, *states, before_ms]
-        return await self._db.read(lambda db: steps.every(db, query, arguments, lambda row: (int(row[0]), row[1])))
+        return await self._db.read(lambda db: every(db, query, arguments, lambda row: (int(row[0]), row[1])))
 
     async def recent_tasks(self, limit: int) -> Sequence[Task]:
         query = rows.TASKS.select + " ORDER BY task_no DESC LIMIT ?"
-        return await self._db.read(lambda db: steps.every(db, query, [limit], rows.task_of))
+        return await self._db.read(lambda db: every(db, query, [limit], rows.task_of))
 
     async def change(self, change: TaskChange, at: int) -> Task | None:
         return await self._db.write(lambda db: steps.change(db, change, at))
@@ -217,7 +218,7 @@ class SqliteStore:
 
     async def attempts(self, task_id: int) -> Sequence[Attempt]:
         query = rows.ATTEMPTS.select + " WHERE task_id = ? ORDER BY attempt"
-        return await self._db.read(lambda db: steps.every(db, query, [str(task_id)], rows.attempt_of))
+        return await self._db.read(lambda db: every(db, query, [str(task_id)], rows.attempt_of))
 
     async def mark_published(self, task_id: int, number: int, at_ms: int) -> None:
         await self._db.write(lambda db: steps.published(db, task_id, number, at_ms))
@@ -235,7 +236,7 @@ class SqliteStore:
 
     async def checkpoint(self, name: str) -> int | None:
         query = "SELECT block FROM checkpoints WHERE name = ?"
-        return await self._db.read(lambda db: steps.one(db, query, [name], lambda row: int(row[0])))
+        return await self._db.read(lambda db: one(db, query, [name], lambda row: int(row[0])))
 
     async def save_checkpoints(self, blocks: Mapping[str, int], fences: Fences | None = None) -> None:
         saved, held = dict(blocks), None if fences is None else dict(fences)
@@ -259,14 +260,14 @@ class SqliteStore:
     # scripts
 
     async def storage(self, job_id: int) -> str:
-        return await self._db.read(lambda db: rules.storage_text(steps.storage(db, job_id)))
+        return await self._db.read(lambda db: rules.storage_text(script_steps.storage(db, job_id)))
 
     async def add_package(self, package: RunPackage) -> None:
-        await self._db.write(lambda db: steps.add_package(db, package))
+        await self._db.write(lambda db: script_steps.add_package(db, package))
 
     async def packages(self, task_id: int) -> Sequence[RunPackage]:
         query = rows.PACKAGES.select + " WHERE task_id = ? ORDER BY attempt"
-        return await self._db.read(lambda db: steps.every(db, query, [str(task_id)], rows.package_of))
+        return await self._db.read(lambda db: every(db, query, [str(task_id)], rows.package_of))
 
     async def drop_packages(self, task_id: int) -> None:
         query = "DELETE FROM run_packages WHERE task_id = ?"
@@ -274,21 +275,21 @@ class SqliteStore:
 
     async def tasks_with_packages(self) -> Sequence[int]:
         query = "SELECT task_id FROM run_packages GROUP BY task_id ORDER BY min(heard_at), min(rowid)"
-        return await self._db.read(lambda db: steps.every(db, query, [], lambda row: int(row[0])))
+        return await self._db.read(lambda db: every(db, query, [], lambda row: int(row[0])))
 
     async def run_charges(self, chain_id: int, limit: int) -> Sequence[RunCharge]:
         query = rows.CHARGES.select + " WHERE chain_id = ? ORDER BY charge_no LIMIT ?"
-        return await self._db.read(lambda db: steps.every(db, query, [chain_id, limit], rows.charge_of))
+        return await self._db.read(lambda db: every(db, query, [chain_id, limit], rows.charge_of))
 
     async def usage(self, script: str) -> Usage | None:
-        return await self._db.read(lambda db: steps.usage(db, script))
+        return await self._db.read(lambda db: script_steps.usage(db, script))
 
     async def add_usage(self, script: str, latest: Usage) -> None:
-        await self._db.write(lambda db: steps.add_usage(db, script, latest))
+        await self._db.write(lambda db: script_steps.add_usage(db, script, latest))
 
     async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
         query = "SELECT safe_address, safe_name, created_at FROM safe_addresses WHERE user_address = ? ORDER BY created_at, 1"
-        return await self._db.read(lambda db: steps.every(db, query, [owner], lambda row: (row[0], row[1], row[2])))
+        return await self._db.read(lambda db: every(db, query, [owner], lambda row: (row[0], row[1], row[2])))
 
     # keys and keepers
 
@@ -297,18 +298,18 @@ class SqliteStore:
 
     async def key(self, digest: bytes) -> ApiKey | None:
         query = rows.KEYS.select + " WHERE digest = ?"
-        return await self._db.read(lambda db: steps.one(db, query, [digest], rows.key_of))
+        return await self._db.read(lambda db: one(db, query, [digest], rows.key_of))
 
     async def save_keeper(self, keeper: KeeperSeen) -> None:
         await self._db.write(lambda db: rows.KEEPERS.upsert(db, keeper))
 
     async def keepers(self) -> Sequence[KeeperSeen]:
         query = rows.KEEPERS.select + " WHERE first_seen IS NOT NULL ORDER BY chain_id, keeper_address"
-        return await self._db.read(lambda db: steps.every(db, query, [], rows.keeper_of))
+        return await self._db.read(lambda db: every(db, query, [], rows.keeper_of))
 
     async def keeper_records(self) -> Sequence[KeeperRecord]:
         query = rows.RECORDS.select + " WHERE is_recorded = 1 ORDER BY chain_id, keeper_address"
-        return await self._db.read(lambda db: steps.every(db, query, [], rows.record_of))
+        return await self._db.read(lambda db: every(db, query, [], rows.record_of))
 
     async def save_keeper_form(self, record: KeeperRecord) -> None:
         def save(db: sqlite3.Connection) -> None:
@@ -335,7 +336,7 @@ class SqliteStore:
 
     async def watched_at(self, shard: int) -> int | None:
         query = "SELECT watched_at FROM shards WHERE shard = ?"
-        return await self._db.read(lambda db: steps.one(db, query, [shard], lambda row: row[0]))
+        return await self._db.read(lambda db: one(db, query, [shard], lambda row: row[0]))
 
     # gaps and alerts
 
@@ -356,7 +357,7 @@ class SqliteStore:
             " ORDER BY ended DESC, began DESC, scope DESC LIMIT ?"
         )
         arguments = [*scopes, since, rules.GAPS_SHOWN]
-        return (await self._db.read(lambda db: steps.every(db, query, arguments, rows.gap_of)))[::-1]
+        return (await self._db.read(lambda db: every(db, query, arguments, rows.gap_of)))[::-1]
 
     async def open_alert(self, subject: str, text: str, at: int) -> bool:
         query = "INSERT INTO alerts VALUES (?, ?, ?) ON CONFLICT DO NOTHING"

@@ -7,14 +7,13 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import structlog
 
 from consensus.lifecycle import TaskState
-from consensus.messages import Usage
 from coordinator.store import changes as rules
-from coordinator.store import rows
+from coordinator.store import rows, script_steps
 from coordinator.store.port import Fences
 from coordinator.store.records import (
     Attempt,
@@ -26,29 +25,16 @@ from coordinator.store.records import (
     JobStatus,
     KeeperRecord,
     Planned,
-    RunCharge,
-    RunPackage,
     Task,
     TaskChange,
     User,
     shard_of,
 )
+from coordinator.store.table import Arguments, every, one
 
 log = structlog.get_logger(__name__)
 
-R = TypeVar("R")
-Arguments = Sequence[Any] | Mapping[str, Any]
-
 # --- reading
-
-
-def one(db: sqlite3.Connection, query: str, arguments: Arguments, read: Callable[[Any], R]) -> R | None:
-    row = db.execute(query, arguments).fetchone()
-    return None if row is None else read(row)
-
-
-def every(db: sqlite3.Connection, query: str, arguments: Arguments, read: Callable[[Any], R]) -> list[R]:
-    return [read(row) for row in db.execute(query, arguments)]
 
 
 def user(db: sqlite3.Connection, address: bytes) -> User | None:
@@ -322,12 +308,7 @@ def change(db: sqlite3.Connection, news: TaskChange, at: int) -> Task | None:
         _tell_job(db, before, after, at)
     if (settled := rules.settlement(before, after, news)) is not None:
         _settle(db, after, settled, at)
-    if rules.stores(before, after, news):
-        _store(db, after.job_id, news.storage or {})
-    if news.charge and after.cost is None:
-        rows.CHARGES.upsert(db, RunCharge(after.id, after.chain_id, news.charge, at))
-    elif after.cost is not None and before.cost is None:
-        db.execute("DELETE FROM run_charges WHERE task_id = ?", [str(after.id)])
+    script_steps.note_run(db, before, after, news, at)
     if before.ended != after.ended:
         step = -1 if after.ended else 1
         db.execute("UPDATE job_data SET open_tasks = open_tasks + ? WHERE job_id = ?", (step, str(after.job_id)))
@@ -388,42 +369,3 @@ def given_up(db: sqlite3.Connection, task_id: int, number: int, code: str, detai
         record = keeper_record(db, of.chain_id, open_attempt.performer)
         rows.RECORDS.upsert(db, replace(record, failed=record.failed + 1))
     return True
-
-
-# --- scripts
-
-
-def storage(db: sqlite3.Connection, job_id: int) -> dict[str, str]:
-    return dict(db.execute("SELECT key, value FROM script_storage WHERE job_id = ?", [str(job_id)]).fetchall())
-
-
-def _store(db: sqlite3.Connection, job_id: int, updates: Mapping[str, str | None]) -> None:
-    before = storage(db, job_id)
-    after = rules.stored(before, updates)
-    gone = [(str(job_id), key) for key in before if key not in after]
-    db.executemany("DELETE FROM script_storage WHERE job_id = ? AND key = ?", gone)
-    db.executemany(
-        "INSERT INTO script_storage VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        [(str(job_id), key, value) for key, value in after.items() if before.get(key) != value],
-    )
-
-
-def add_package(db: sqlite3.Connection, package: RunPackage) -> None:
-    if not rows.PACKAGES.insert_new(db, package):
-        query = "UPDATE run_packages SET contradicted = 1 WHERE task_id = ? AND attempt = ? AND package <> ?"
-        db.execute(query, (str(package.task_id), package.attempt, package.package))
-        return
-    db.execute("DELETE FROM run_packages WHERE heard_at < ?", [package.heard_at - rules.PACKAGE_DAYS * 86_400])
-    surplus = "SELECT rowid FROM run_packages ORDER BY heard_at DESC, rowid DESC LIMIT -1 OFFSET ?"
-    db.execute(f"DELETE FROM run_packages WHERE rowid IN ({surplus})", [rules.MAX_PACKAGES])  # noqa: S608 - our own words
-
-
-def usage(db: sqlite3.Connection, script: str) -> Usage | None:
-    query = "SELECT cpu_ms, wall_ms, peak_kib, transferred FROM script_usage WHERE script = ?"
-    return one(db, query, [script], lambda row: Usage(*row))
-
-
-def add_usage(db: sqlite3.Connection, script: str, latest: Usage) -> None:
-    after = rules.smoothed(usage(db, script), latest)
-    values = (script, after.cpu_ms, after.wall_ms, after.peak_kib, after.transferred)
-    db.execute("INSERT OR REPLACE INTO script_usage VALUES (?, ?, ?, ?, ?)", values)

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+Arguments = Sequence[Any] | Mapping[str, Any]
+
+
+def one(db: sqlite3.Connection, query: str, arguments: Arguments, read: Callable[[Any], R]) -> R | None:
+    """The first row that a query finds, as `read` makes it."""
+    row = db.execute(query, arguments).fetchone()
+    return None if row is None else read(row)
+
+
+def every(db: sqlite3.Connection, query: str, arguments: Arguments, read: Callable[[Any], R]) -> list[R]:
+    """All rows that a query finds."""
+    return [read(row) for row in db.execute(query, arguments)]
 
 
 def _same(value: Any) -> Any:

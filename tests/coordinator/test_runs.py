@@ -18,6 +18,7 @@ from coordinator.attempts import DispatchPolicy
 from coordinator.fees import cid_of
 from coordinator.store.memory import MemoryStore
 from node.arguments import encode_call
+from node.infra.chain import Policy
 from node.scripts.outputs import action_of
 from node.scripts.port import Call
 from p2p.network import PeerId
@@ -94,6 +95,24 @@ async def test_a_job_is_not_executed_above_its_owners_cap(autojump_clock: MockCl
         assert (task.state, task.reason, await world.attempts(task)) == (S.FAILED, "FEE_ABOVE_CAP", [])
 
 
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        (Policy(b"another JobSpec".ljust(32), 0, 0, 0), "HUB_REFUSED"),
+        (Policy(bytes(32), 1000, 0, 0), "FEE_ABOVE_CAP"),
+        (Policy(bytes(32), 0, 1_000_001, 0), "HUB_REFUSED"),
+        (Policy(bytes(32), 0, 0, 3), "HUB_REFUSED"),
+    ],
+)
+async def test_what_an_owner_pinned_otherwise_is_sent_to_no_keeper(autojump_clock: MockClock, policy: Policy, code: str) -> None:
+    async with open_world() as world:
+        everybody(world, Scripted(lambda _: b"[7]"))
+        job_id = await post(world, 2)
+        world.ledger.set_policy(job_id, policy)
+        [task] = await world.ended(job_id)
+        assert (task.state, task.reason, await world.attempts(task)) == (S.FAILED, code, [])
+
+
 # --- runs without a transaction
 
 
@@ -131,6 +150,7 @@ async def test_two_coordinators_see_one_end_and_charge_it_once(autojump_clock: M
         assert user.points == 20 * 10**15 + 10 * fee
         executed = {r.address: r.executed for r in await world.store.keeper_records()}
         assert sum(executed.values()) == 10
+        assert sum(r.rewards for r in await world.store.keeper_records()) == 10 * fee
 
 
 async def test_runs_are_charged_together_when_there_are_enough_of_them(autojump_clock: MockClock) -> None:
