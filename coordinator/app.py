@@ -63,7 +63,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
         instance = network.peer_id
         streams = await stack.enter_async_context(open_streams(settings.redis, settings.data_dir, instance))
         content = await stack.enter_async_context(
-            open_content(settings.content, settings.data_dir, network, known=registry.is_known)
+            open_content(settings.content, settings.data_dir, network, known=registry.is_known, shared=True)
         )
         fetcher = await stack.enter_async_context(open_fetcher(settings.fetch))
         alerts = await stack.enter_async_context(open_alerts(settings.alerts, store, clock, streams))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,6 +24,9 @@ DISK_BLOCK = 4096
 """The least that a file takes: so many tiny blocks are counted as what they cost."""
 PINNED_SHARE = 0.75
 """Of a store, for what is pinned; the rest is for what comes and goes."""
+LOOK_AGAIN_S = 30.0
+ABANDONED_S = 60.0
+"""After which a half-written file is nobody's: a write takes a disk's moment."""
 STORE_FULL = "CONTENT_STORE_FULL"
 STORE_IO = "CONTENT_STORE_IO"
 
@@ -180,17 +185,20 @@ class MemoryBlocks:
 class FileBlocks:
     """Below `folder`: `ab/abcd...` the blocks, `pins/` a file a pin, `new/` what is being written. Made by `open_blocks`.
 
-    One process at a time: a second one would not know what the first one throws out.
+    `shared` with other processes (coordinators on one store), what is not known is looked for on the disk, and what the others
+    did is looked through twice a minute at most; until then each counts for itself what is to fit.
     """
 
-    def __init__(self, folder: Path, room: _Room) -> None:
+    def __init__(self, folder: Path, room: _Room, *, shared: bool) -> None:
         self._folder = folder
         self._room = room
+        self._shared = shared
+        self._looked = trio.current_time()
         self._threads = trio.CapacityLimiter(_THREADS)
         self._changing = trio.Lock()  # one writer: what makes room for it is not taken twice
 
     def __contains__(self, digest: bytes) -> bool:
-        return digest in self._room.costs
+        return digest in self._room.costs or (self._shared and self._path(digest).exists())
 
     @property
     def pinned(self) -> frozenset[bytes]:
@@ -201,11 +209,13 @@ class FileBlocks:
         return self._room.used
 
     async def get(self, digest: bytes) -> bytes | None:
-        if digest not in self._room.costs:
+        if digest not in self:
             await trio.lowlevel.checkpoint()
             return None
         block = await self._on_disk(_read, self._path(digest))
         if block is not None and sha2_256(block) == digest:
+            if digest not in self._room.costs:
+                self._room.add(digest, cost_of(block))  # another process put it there
             self._room.touch(digest)
             return block
         async with self._changing:
@@ -217,6 +227,9 @@ class FileBlocks:
 
     async def put(self, blocks: Sequence[bytes]) -> None:
         async with self._changing:
+            if self._shared and trio.current_time() >= self._looked + LOOK_AGAIN_S:
+                self._room = await self._on_disk(_look, self._folder, self._room.capacity)
+                self._looked = trio.current_time()
             fresh = self._room.fresh(blocks)
             victims = self._room.victims(sum(map(cost_of, fresh.values())))
             if victims:
@@ -255,10 +268,10 @@ class FileBlocks:
             raise Transient(STORE_IO, f"{self._folder}: {error.strerror or error}") from error
 
 
-async def open_blocks(folder: Path, capacity: int) -> FileBlocks:
+async def open_blocks(folder: Path, capacity: int, *, shared: bool = False) -> FileBlocks:
     """The store in `folder`, which is made when missing; at most `capacity` bytes. Raises `Misconfigured`.
 
-    What a killed process was writing is thrown away; what it had written is there.
+    What a killed process had written is there; what it was writing is thrown away as soon as nobody can be writing it any more.
     """
     try:
         room = await trio.to_thread.run_sync(_look, folder, capacity)
@@ -266,7 +279,7 @@ async def open_blocks(folder: Path, capacity: int) -> FileBlocks:
         raise Misconfigured(
             "data_dir", f"cannot keep blocks in {folder} ({error.strerror}): give a folder to write to"
         ) from error
-    store = FileBlocks(folder, room)
+    store = FileBlocks(folder, room, shared=shared)
     try:
         await store.put(())  # a smaller capacity than last time takes effect now
     except Transient as error:
@@ -280,14 +293,19 @@ async def open_blocks(folder: Path, capacity: int) -> FileBlocks:
 def _look(folder: Path, capacity: int) -> _Room:
     for name in ("new", "pins"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for left in (folder / "new").iterdir():
-        left.unlink()
+    for left in os.scandir(folder / "new"):
+        with suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - ABANDONED_S:
+                os.unlink(left.path)
     found: list[tuple[float, bytes, int]] = []
     for shelf in folder.iterdir():
         if len(shelf.name) == 2 and set(shelf.name) <= _HEX:
             for entry in os.scandir(shelf):
-                digest, told = _digest(entry.name), entry.stat()
-                if digest is not None:
+                digest = _digest(entry.name)
+                if digest is None:
+                    continue
+                with suppress(FileNotFoundError):  # another process threw it out
+                    told = entry.stat()
                     found.append((told.st_mtime, digest, -(-max(told.st_size, 1) // DISK_BLOCK) * DISK_BLOCK))
     room = _Room(capacity)
     for _, digest, cost in sorted(found):
@@ -295,7 +313,8 @@ def _look(folder: Path, capacity: int) -> _Room:
     for entry in os.scandir(folder / "pins"):
         root = _digest(entry.name)
         if root is not None:
-            room.pin(root, filter(None, map(_digest, Path(entry.path).read_text(encoding="ascii", errors="replace").split())))
+            with suppress(FileNotFoundError):
+                room.pin(root, filter(None, map(_digest, Path(entry.path).read_text(encoding="ascii", errors="replace").split())))
     return room
 
 

@@ -105,11 +105,18 @@ class SharedContent:
 
 @asynccontextmanager
 async def open_content(
-    settings: ContentSettings, data_dir: Path, network: Network, *, known: Callable[[PeerId], bool] = everybody
+    settings: ContentSettings,
+    data_dir: Path,
+    network: Network,
+    *,
+    known: Callable[[PeerId], bool] = everybody,
+    shared: bool = False,
 ) -> AsyncIterator[SharedContent]:
-    """Content below `data_dir`, served to the network's peers until the context ends, strangers from a part of their own. Dials
-    no daemon. Raises `Misconfigured`."""
-    store = await open_blocks(data_dir / BLOCKS_FOLDER, settings.store_bytes)
+    """Content below `data_dir`, served to the network's peers until the context ends, strangers from a part of their own.
+
+    `shared` says that other processes may use the same folder. Dials no daemon. Raises `Misconfigured`.
+    """
+    store = await open_blocks(data_dir / BLOCKS_FOLDER, settings.store_bytes, shared=shared)
     daemon = IpfsDaemon(settings.ipfs_api, timeout_s=settings.ipfs_timeout_s) if settings.ipfs_api else None
     async with (
         serve_blobs(store, network, source=daemon.source if daemon else None, known=known) as blobs,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from consensus.cid import sha2_256
 from consensus.errors import Misconfigured, Transient
-from p2p.block_store import DISK_BLOCK, Blocks, MemoryBlocks, cost_of, open_blocks
+from p2p.block_store import DISK_BLOCK, LOOK_AGAIN_S, Blocks, MemoryBlocks, cost_of, open_blocks
 
 
 def block(number: int, size: int = 100) -> bytes:
@@ -168,6 +169,32 @@ async def test_many_writers_at_once_keep_the_bound(tmp_path: Path) -> None:
     assert sum(map(cost_of, on_disk(tmp_path).values())) == store.used
 
 
+async def test_two_processes_on_one_folder_have_each_others_blocks_and_pins_and_keep_the_bound(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    one, other = [await open_blocks(tmp_path, 8 * DISK_BLOCK, shared=True) for _ in range(2)]
+    await one.put([block(1)])
+    await one.pin(b"r" * 32, [sha2_256(block(1))])
+    assert sha2_256(block(1)) in other
+    assert await kept(other, block(1), block(2)) == [True, False]
+    for number in range(2, 40):
+        await trio.sleep(LOOK_AGAIN_S / 2)
+        await (one, other)[number % 2].put([block(number)])
+    assert await kept(other, block(1), block(39)) == [True, True]
+    assert await kept(one, block(1), block(39)) == [True, True]
+    assert sum(map(cost_of, on_disk(tmp_path).values())) <= 10 * DISK_BLOCK
+    assert other.pinned == {b"r" * 32}
+    await other.unpin(b"r" * 32)
+    assert await kept(one, block(2)) == [False], "what one throws out the other has no more"
+
+
+async def test_a_process_that_starts_leaves_alone_what_another_is_writing(tmp_path: Path) -> None:
+    await open_blocks(tmp_path, 8 * DISK_BLOCK, shared=True)
+    (tmp_path / "new" / "half").write_bytes(b"ha")  # a moment ago
+    await open_blocks(tmp_path, 8 * DISK_BLOCK, shared=True)
+    assert (tmp_path / "new" / "half").exists()
+
+
 WRITER = """
 import sys, trio
 from pathlib import Path
@@ -195,5 +222,8 @@ def test_what_was_acknowledged_survives_a_sigkill_whole(tmp_path: Path) -> None:
             process.stdout.close()
         store = trio.run(open_blocks, tmp_path, 2**26)
         assert all(trio.run(kept, store, *(number.to_bytes(4, "big") * 20_000 for number in range(last + 1))))
+        for half in (tmp_path / "new").iterdir():
+            os.utime(half, (1, 1))  # long ago
+        trio.run(open_blocks, tmp_path, 2**26)
         assert list((tmp_path / "new").iterdir()) == []
         assert all(sha2_256(data).hex() == name for name, data in on_disk(tmp_path).items())
