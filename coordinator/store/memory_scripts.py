@@ -19,6 +19,7 @@ class ScriptsInMemory:
     """The part of `coordinator.store.port.Store` that is of scripts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._storage: dict[int, Mapping[str, str]] = {}
         self._packages: dict[tuple[int, int], RunPackage] = {}
         self._charges: dict[int, RunCharge] = {}
