@@ -28,7 +28,8 @@ class Authoriser:
 
     `window` is how long an authorisation is valid, seconds.
 
-    Raises `Failed` with the reason that ends the task: INSUFFICIENT_BALANCE, FEE_ABOVE_CAP, JOB_INACTIVE; `Transient`.
+    Raises `Transient`, or `Failed` with the reason that ends the task: INSUFFICIENT_BALANCE, FEE_ABOVE_CAP, JOB_INACTIVE,
+    HUB_REFUSED.
     """
 
     def __init__(self, store: Store, fees: Fees, key: Secret[bytes], clock: Clock, *, window: float) -> None:
@@ -48,6 +49,10 @@ class Authoriser:
         if job.definition not in _TIMED and opens > job.expires_at:
             raise Failed("JOB_INACTIVE", "the job expired before a keeper could execute it")
         authorisation = self._authorisation(task, job, called, spec, len(attempts) + 1, keeper, max_fee, opens)
+        policy = await chain.policy(job.id)
+        if policy is not None and (reason := policy.refusal(authorisation)):
+            code = "FEE_ABOVE_CAP" if reason == "PolicyFee" else "HUB_REFUSED"
+            raise Failed(code, f"{reason}: the job's owner pinned another JobSpec, or less")
         message = await self._message(task, authorisation, called.spec, chain)
         attempt = Attempt(
             task_id=task.id,
