@@ -62,7 +62,8 @@ class ScriptsInMemory:
         self._usage[script] = rules.smoothed(self._usage.get(script), latest)
 
     async def safe_addresses(self, owner: bytes) -> Sequence[tuple[str, str, int]]:
-        return await _now([safe for (of, _), safe in self._safes.items() if of == owner])
+        found = (safe for (of, _), safe in self._safes.items() if of == owner)
+        return await _now(sorted(found, key=lambda safe: (safe[2], safe[0])))
 
     def _note_run(self, before: Task, after: Task, change: TaskChange, at: int) -> None:
         if rules.stores(before, after, change):

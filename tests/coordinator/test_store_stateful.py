@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from consensus import codec
 from consensus.lifecycle import TaskState
+from consensus.messages import Usage
 from consensus.triggers import EdgeSeen, Interval, LogSeen, Moments, Trigger
+from coordinator.store.changes import STORED
 from coordinator.store.memory import MemoryStore
 from coordinator.store.port import Store
 from coordinator.store.records import (
@@ -25,6 +27,7 @@ from coordinator.store.records import (
     KeeperRecord,
     KeeperSeen,
     MissedPolicy,
+    RunPackage,
     TaskChange,
 )
 from coordinator.store.sqlite import open_store
@@ -56,6 +59,9 @@ def jobs(draw: st.DrawFn, job_id: int) -> Job:
         recurring=draw(MAYBE),
         missed=draw(st.sampled_from(MissedPolicy)),
         starts_at=START,
+        max_fee=draw(st.sampled_from([0, 2**90])),
+        is_safe=draw(MAYBE),
+        safe_address=draw(TEXTS),
     )
 
 
@@ -91,7 +97,7 @@ def changes(draw: st.DrawFn) -> TaskChange:
     return TaskChange(
         codec.task_id(draw(IDS), draw(SECONDS)),
         tuple(draw(st.lists(STATES, max_size=2))),
-        stages={draw(TEXTS): draw(st.integers(0, 9))},
+        stages={draw(TEXTS | st.just(STORED)): draw(st.integers(0, 9))},
         reason=draw(st.sampled_from(["", "NO_KEEPER"])),
         detail=draw(TEXTS),
         cost=draw(st.none() | st.integers(0, 2**70)),
@@ -102,6 +108,8 @@ def changes(draw: st.DrawFn) -> TaskChange:
         attester_ids=draw(st.none() | st.just((3, 1))),
         attesters=tuple(draw(st.lists(KEEPERS, max_size=2))),
         rewards=draw(st.dictionaries(KEEPERS, st.integers(0, 2**70), max_size=2)),
+        storage=draw(st.none() | st.dictionaries(TEXTS, st.sampled_from([None, "1", '"x"']), max_size=2)),
+        charge=draw(st.sampled_from([b"", b"certificate"])),
     )
 
 
@@ -155,6 +163,9 @@ CALLS: st.SearchStrategy[Call] = st.one_of(
     call("open_alert", SCOPES, TEXTS, TIMES),
     call("close_alert", SCOPES),
     call("set_email", OWNERS, TEXTS, TIMES),
+    call("add_package", st.builds(RunPackage, TASK_IDS, NUMBERS, st.sampled_from([b"one", b"two"]), TIMES)),
+    call("drop_packages", TASK_IDS),
+    call("add_usage", TEXTS, st.builds(Usage, *[st.integers(0, 9)] * 4)),
 )
 
 
@@ -185,6 +196,12 @@ async def everything(store: Store) -> list[Any]:
         [await store.checkpoint(name) for name in ("events:1:1", "events:1:2", f"hub:{CHAIN}")],
         await store.gaps(["shard:1", "source:x"], START + 20),
         await store.alerts(),
+        [await store.storage(i) for i in ids],
+        [await store.packages(task.id) for task in tasks],
+        sorted(await store.tasks_with_packages()),
+        await store.run_charges(CHAIN, 100),
+        await store.usage(""),
+        [await store.safe_addresses(owner) for owner in (b"\x01" * 20, b"\x02" * 20)],
     ]
 
 
