@@ -293,6 +293,7 @@ async def open_blocks(folder: Path, capacity: int, *, shared: bool = False) -> F
 def _look(folder: Path, capacity: int) -> _Room:
     for name in ("new", "pins"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    _sync(folder)  # a killed process may have made folders in it and got no further
     for left in os.scandir(folder / "new"):
         with suppress(FileNotFoundError):
             if left.stat().st_mtime < time.time() - ABANDONED_S:
@@ -335,9 +336,12 @@ def _read(path: Path) -> bytes | None:
 def _write(workshop: Path, files: dict[Path, bytes]) -> None:
     """Each file appears whole, under its name, when its bytes are on the disk; all names are on the disk at the end."""
     made: list[Path] = []
+    changed = {path.parent for path in files}
     try:
         for path, data in files.items():
-            path.parent.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                path.parent.mkdir()
+                changed.add(path.parent.parent)
             made.append(workshop / secrets.token_hex(16))
             with made[-1].open("xb") as file:
                 file.write(data)
@@ -347,12 +351,17 @@ def _write(workshop: Path, files: dict[Path, bytes]) -> None:
     finally:
         for left in made:
             left.unlink(missing_ok=True)
-    for folder in {folder for path in files for folder in (path.parent, path.parent.parent)}:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for folder in changed:
+        _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Puts a folder's names on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _remove(paths: list[Path]) -> None:
