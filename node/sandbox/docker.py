@@ -142,6 +142,8 @@ class DockerSandbox:
                 if not waited:
                     raise Transient(UNAVAILABLE, f"the container ended before its program did: {gone}") from None
                 log.debug("container_had_died_waiting", container=container.name)
+            except OSError as error:
+                raise Transient(UNAVAILABLE, f"a container's files cannot be written: {error}") from None
             finally:
                 if ended:
                     self._pool.discard(container)
@@ -187,15 +189,15 @@ class DockerSandbox:
 
 def _finished(answer: Answer, limits: Limits, transferred: int) -> Finished:
     said = answer.head
-    usage = Usage(int(said["cpu_ms"]), int(said["wall_ms"]), int(said["peak"]) // 1024, transferred)
+    usage = Usage(said.cpu_ms, said.wall_ms, said.peak // 1024, transferred)
     printed = _quote(answer.stderr or answer.stdout)
-    if said["end"] == "output":
+    if said.end == "output":
         raise Stopped("SCRIPT_OUTPUT", f"printed more than {limits.stdout} bytes: {_quote(answer.stdout)}", usage)
-    if said["oom"]:
+    if said.end == "memory" or said.oom:
         raise Stopped("SCRIPT_MEMORY", f"{_memory(limits)}{printed and f': {printed}'}", usage)
-    if said["end"] == "time":
+    if said.end == "time":
         raise Stopped("SCRIPT_TIMEOUT", f"ran longer than {limits.wall_s:g} s{printed and f': {printed}'}", usage)
-    return Finished(int(said["exit"]), answer.stdout, answer.stderr, usage)
+    return Finished(said.exit, answer.stdout, answer.stderr, usage)
 
 
 def _memory(limits: Limits) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,7 +55,7 @@ def paths() -> list[str]:
     return [path for path in every if path is not None]
 
 
-def tools(has: list[str]) -> Tools:
+def tools(has: Collection[str]) -> Tools:
     """Those of `TOOLS` that an image has."""
 
     def there(path: str | None) -> str | None:

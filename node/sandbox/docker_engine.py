@@ -6,10 +6,11 @@ import json
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Annotated, Any, Final, Literal, TypeVar, TypeVarTuple
 
 import aiodocker
 import aiohttp
+import msgspec
 import structlog
 import trio
 from aiodocker.stream import Stream
@@ -30,6 +31,8 @@ _NOISE = 2048  # bytes kept of what a launcher says on stderr, which is nothing 
 _HEAD_BYTES = 64 * 1024
 _NOT_CONNECTED = 900  # aiodocker's own
 
+_Amount = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,11 +40,28 @@ class Gone(Exception):
     """The container ended, or its connection did, before it answered."""
 
 
+class Head(msgspec.Struct, frozen=True):
+    """What the launcher says: at first which files the image `has`, then its report. The program cannot speak for it; all the
+    same it is read as if it could."""
+
+    has: tuple[str, ...] = ()
+    end: Literal["exit", "time", "output", "memory"] = "exit"
+    exit: Annotated[int, msgspec.Meta(ge=-128, le=255)] = 0
+    wall_ms: _Amount = 0
+    cpu_ms: _Amount = 0
+    peak: _Amount = 0
+    """Bytes."""
+    oom: _Amount = 0
+    """Processes that were killed for want of memory."""
+    stdout: _Amount = 0
+    stderr: _Amount = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the launcher said: an object, and the bytes that it announces."""
+    """What the launcher said, and the bytes that it announced."""
 
-    head: Mapping[str, Any]
+    head: Head
     stdout: bytes = b""
     stderr: bytes = b""
 
@@ -57,9 +77,13 @@ class Attached:
     async def hear(self, most: int) -> Answer:
         """The launcher's next words, with at most `most` bytes of output. Raises `Gone`."""
         (size,) = struct.unpack(">I", await self._exactly(4, _HEAD_BYTES))
-        head = json.loads(await self._exactly(min(size, _HEAD_BYTES), _HEAD_BYTES))
-        stdout = await self._exactly(int(head.get("stdout", 0)), most)
-        return Answer(head, stdout, await self._exactly(int(head.get("stderr", 0)), most))
+        text = await self._exactly(size, _HEAD_BYTES)
+        try:
+            head = msgspec.json.decode(text, type=Head)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise Gone(f"the launcher says what it never would: {error}") from None
+        stdout = await self._exactly(head.stdout, most)
+        return Answer(head, stdout, await self._exactly(head.stderr, most))
 
     async def ask(self, head: Mapping[str, Any], stdin: bytes, most: int) -> Answer:
         """Gives the launcher its one request, and hears how that ended. Raises `Gone`."""
@@ -112,7 +136,10 @@ class Engine:
 
     async def ask(self, attached: Attached, head: Mapping[str, Any], stdin: bytes, most: int) -> Answer:
         """Raises `Gone` when the container ends before it answers. Takes as long as the program may run: bound it."""
-        return await self._aio.run(attached.ask, head, stdin, most)
+        try:
+            return await self._aio.run(attached.ask, head, stdin, most)
+        except trio.BrokenResourceError as error:
+            raise Gone(str(error)) from None
 
     async def ran_out_of_memory(self, name: str) -> bool:
         """Whether the kernel ended this container's first process for want of memory."""

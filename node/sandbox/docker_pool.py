@@ -102,7 +102,7 @@ class Pool:
         finally:
             if not started:  # there may be a container all the same
                 self._forget(name, folder)
-        return Container(name, folder, attached, tools(list(answer.head.get("has", ()))), outages)
+        return Container(name, folder, attached, tools(answer.head.has), outages)
 
     def discard(self, container: Container) -> None:
         """It has done its work: it is removed soon."""
