@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from consensus import rules
-from consensus.errors import Failed, Reject, Transient
+from consensus.errors import Failed, Ignore, Reject, Transient
 from consensus.messages import Execution, NotExecuted, PackageReference, Task
 from node.duties import Attender, Package
 from node.infra.clock import Clock
@@ -28,6 +28,10 @@ ATTENDED_OF_ONE = 64  # packages of one performer: those without a record wait a
 _Key = tuple[str, int, int]
 """What it is (`execution` or `run`), task id and attempt."""
 _Attend = Callable[..., Awaitable[str | None]]
+
+
+def _key_of(task: Task) -> _Key:
+    return ("execution", *attempt_of(task))
 
 
 class Attending:
@@ -64,45 +68,61 @@ class Attending:
     async def executions(self, work: trio.Nursery, received: trio.MemoryReceiveChannel[Received[Execution]]) -> None:
         """What is left out here is published again while it matters."""
         async for each in received:
-            await self._execution(work, each.message)
+            package = self._registered(each.message)
+            if package is not None:
+                await self._start(work, _key_of(package.execution.task), each.message.task, self._attend, package)
 
-    async def _execution(self, work: trio.Nursery, execution: Execution) -> None:
-        task = execution.task
-        key, performer = ("execution", *attempt_of(task)), task.authorisation.performer
-        attended = self._attending.get(key)
-        if attended is not None and attended[1] is not None:
-            attended[1].replace(execution)
-        elif attended is None and self._takes(performer):
-            package = Package(execution)
-            self._attending[key] = performer, package
-            await self._start(work, key, execution.task, self._attend, package)
+    def _registered(self, execution: Execution, cid: str = "") -> Package | None:
+        """A package that is to be attended from now on; None when it is not, or one of its attempt is already."""
+        key, performer = _key_of(execution.task), execution.task.authorisation.performer
+        if key in self._attending:
+            _, attended = self._attending[key]
+            if attended is not None:
+                attended.replace(execution, cid)
+            return None
+        if not self._takes(performer):
+            return None
+        package = Package(execution, cid)
+        self._attending[key] = performer, package
+        return package
 
     async def references(self, work: trio.Nursery, received: trio.MemoryReceiveChannel[Received[PackageReference]]) -> None:
         """Packages too large for gossip: fetched once the hub's record says that their publisher has executed the task."""
         async for each in received:
             reference, source = each.message, each.source
             performer = self._registry.operator_of(reference.chain_id, source)
+            _, attended = self._attending.get(("execution", int(reference.task_id), reference.attempt), (b"", None))
+            if attended is not None and attended.cid == reference.cid:  # published again, for others
+                continue
             if performer is not None and (source, reference) not in self._fetching and self._takes(performer):
                 self._fetching.add((source, reference))
                 await self._room.acquire()
                 task_id = int(reference.task_id)
-                work.start_soon(self._guard, self._room, task_id, self._fetch, work, reference, source, performer)
+                work.start_soon(self._guard, self._room, task_id, self._fetch_and_attend, reference, source, performer)
 
-    async def _fetch(self, work: trio.Nursery, reference: PackageReference, source: PeerId, performer: bytes) -> None:
+    async def _fetch_and_attend(self, reference: PackageReference, source: PeerId, performer: bytes) -> None:
+        """Both in one place of the room: whoever waited for a second one while holding the first might wait for ever."""
+        execution = await self._fetch(reference, source, performer)
+        package = self._registered(execution, reference.cid) if execution is not None else None
+        if package is not None:
+            task = package.execution.task
+            await self._once(_key_of(task), task, self._attend, package)
+
+    async def _fetch(self, reference: PackageReference, source: PeerId, performer: bytes) -> Execution | None:
         task_id = int(reference.task_id)
         try:
             if await self._attenders[reference.chain_id].performer(task_id) != performer:
-                return
+                return None
             execution = await self._packages.fetch(reference, source)
             rules.check_execution(execution, source, self._registry, self._clock.now())
-        except (Failed, Reject, Transient) as error:  # a lie costs its peer the attestation; the reference comes again
+        except (Failed, Ignore, Reject, Transient) as error:  # a lie costs its peer the attestation; the reference comes again
             self._tracker.step(task_id, "unfetched", fetch_error=error.code, fetch_detail=error.detail)
             _log.warning("package not fetched", task_id=str(task_id), peer=source, code=error.code, detail=error.detail)
-        else:
-            self._tracker.step(task_id, "fetched", package=reference.cid)
-            await self._execution(work, execution)
+            return None
         finally:
             self._fetching.discard((source, reference))
+        self._tracker.step(task_id, "fetched", package=reference.cid)
+        return execution
 
     async def runs(self, work: trio.Nursery, received: trio.MemoryReceiveChannel[Received[NotExecuted]]) -> None:
         async for each in received:

@@ -39,15 +39,17 @@ class DutySettings:
 class Package:
     """The newest package of one attempt: its performer publishes another when another transaction took the first one's place."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, cid: str = "") -> None:
         self.execution = execution
+        self.cid = cid
+        """Under which it was fetched; empty when it came by gossip."""
         self._left = _PACKAGES_OF_ONE - 1
 
-    def replace(self, execution: Execution) -> None:
+    def replace(self, execution: Execution, cid: str = "") -> None:
         """Takes a later one of the same attempt; a performer who cannot make up its mind is not listened to any more."""
         if execution != self.execution and self._left:
             self._left -= 1
-            self.execution = execution
+            self.execution, self.cid = execution, cid
 
 
 class Attender:

@@ -124,9 +124,10 @@ class Performer:
         if former:  # before a restart, and somebody publishes it again
             return self._ended_before(former)
         tx_hash = await executor.sent_before(task)
+        ready: Ready | None = None
         if decided is None:
             decided = await self._decide(task, executor, sent=tx_hash is not None)
-        ready = await executor.prepare(task, decided) if decided.calls and tx_hash is None else None
+            ready = await executor.prepare(task, decided) if decided.calls and tx_hash is None else None
         await self._journal.accept(task, publisher, decided)
         self._performing[attempt_of(task)] = True
         self._answer_soon(work, task, publisher)
@@ -135,9 +136,10 @@ class Performer:
             return await self._report(task, decided)
         if ready is not None:
             tx_hash = await self._until_deadline(task, executor.send, ready)
+        elif tx_hash is None:
+            tx_hash = await self._until_deadline(task, partial(executor.resume, task), decided)
         elif self._clock.now() <= task.authorisation.deadline:
             await self._until_deadline(task, partial(executor.send_again, task), decided)
-        assert tx_hash is not None  # one of the two has it
         self._tracker.step(task.task_id, "sent", execution_tx="0x" + tx_hash.hex())
         return await self._publish_and_confirm(task, decided, tx_hash, executor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -12,13 +13,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from consensus.messages import Task
+from consensus.messages import Task, Usage
 from node.infra.chain import ExecutionStatus, Wallet
 from node.infra.chain_memory import MemoryPrepared, SentTransactions
 from node.journal import Journal
+from node.scripts import Scripts
 from node.workflow import Keeper, Parts, Served
+from p2p.content import Content
 from p2p.network import Network
 from p2p.topics import ANSWERS, TASKS, Answer, Taken
+from tests.node.fake_scripts import Prints, Script
+from tests.simulation.test_scripts import hearing
 from tests.simulation.world import Resident, World, open_world
 
 PERFORMER, AGGREGATOR = 0, 2  # of the five; the second is drawn first for the block of this task
@@ -82,6 +87,8 @@ def doomed(resident: Resident, doom: Doom) -> Callable[[Parts], Keeper]:
                 chains={chain_id: Served(served.observer, wallet)},
                 journal=cast(Journal, Mortal(parts.journal, doom)),
                 network=cast(Network, Mortal(parts.network, doom)),
+                scripts=cast(Scripts, Mortal(parts.scripts, doom)),
+                content=cast(Content, Mortal(parts.content, doom)),
             )
         )
 
@@ -99,9 +106,19 @@ async def taken(answer: Answer, source: str) -> Taken:
     return Taken()
 
 
-async def _live_and_die(at: int, *, keepers: int, victim: int, returns: bool, window: int = 30) -> bool:
-    """One task in a network whose `victim` dies at its `at`th moment; False when the task ended before that came."""
-    async with open_world(keepers) as world, world.publisher.serve(ANSWERS, taken), trio.open_nursery() as nursery:
+async def _live_and_die(
+    at: int, *, keepers: int, victim: int, returns: bool, window: int = 30, prints: Prints | None = None
+) -> bool:
+    """One task in a network whose `victim` dies at its `at`th moment; False when the task ended before that came.
+
+    `prints` is what the job's script does, if it has one; each run of it takes another time.
+    """
+    async with (
+        open_world(keepers) as world,
+        world.publisher.serve(ANSWERS, taken),
+        hearing(world) as heard,
+        trio.open_nursery() as nursery,
+    ):
         doom = Doom(at)
         for resident in world.residents:
             if resident.number != victim:
@@ -113,7 +130,7 @@ async def _live_and_die(at: int, *, keepers: int, victim: int, returns: bool, wi
                 await world.start(mortal, doomed(mortal, doom))
 
         nursery.start_soon(live)
-        spec = world.create_job()
+        spec = world.create_job() if prints is None else world.create_script_job(_another_time_each_run(prints), definition=2)
         task = world.task(spec, spec.created_at + 10, world.residents[0].address, window=window)
 
         async def strike() -> None:
@@ -127,13 +144,23 @@ async def _live_and_die(at: int, *, keepers: int, victim: int, returns: bool, wi
         nursery.start_soon(strike)
         await trio.sleep(2)
         await world.publisher.publish(TASKS, task)
-        assert await _end(world, task) is ExecutionStatus.CERTIFIED, at
-        assert len(world.ledger.calls) == 1, at
+        if prints is None or not prints.code:
+            assert await _end(world, task) is ExecutionStatus.CERTIFIED, at
+            assert len(world.ledger.calls) == 1, at
+        else:
+            await heard.certified()
+            assert not world.ledger.calls, at
+            assert len(set(heard.words)) == 1, at  # it says the same, whenever it has died
         mined = [s for block in world.ledger.blocks for s in block.sendings]
         assert len({s.hash for s in mined}) == len(mined), at
         nursery.cancel_scope.cancel()
         return doom.struck.is_set()
     raise AssertionError("unreachable")
+
+
+def _another_time_each_run(prints: Prints) -> Script:
+    runs = itertools.count(1)
+    return lambda task, log: dataclasses.replace(prints, usage=Usage(next(runs), 1, 1, 0))
 
 
 @pytest.mark.parametrize(("victim", "returns"), [(PERFORMER, True), (AGGREGATOR, True), (AGGREGATOR, False)])
@@ -142,3 +169,11 @@ async def test_a_keeper_may_die_at_any_moment_of_its_work(autojump_clock: MockCl
     while await _live_and_die(at, keepers=5, victim=victim, returns=returns):
         at += 1
     assert at > 25  # it was at work
+
+
+@pytest.mark.parametrize("prints", [Prints(b"[7]"), Prints(b"", code="SCRIPT_FAILED")])
+async def test_a_performer_of_a_script_may_die_at_any_moment_of_its_work(autojump_clock: MockClock, prints: Prints) -> None:
+    at = 0
+    while await _live_and_die(at, keepers=5, victim=PERFORMER, returns=True, prints=prints):
+        at += 1
+    assert at > 15  # it was at work

@@ -325,3 +325,29 @@ async def test_a_script_that_takes_longer_than_a_round_is_judged_all_the_same(au
         assert await settled(world, task) is ExecutionStatus.CERTIFIED
         record = world.ledger.state.executed[task.task_id].record
         assert world.ledger.head.timestamp >= record.timestamp + world.ledger.round_seconds
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_what_was_decided_before_a_restart_is_done_if_the_chain_still_allows_it(
+    deleted: bool, autojump_clock: MockClock
+) -> None:
+    async with open_world(10) as world:
+        performer = await network(world)
+        spec = world.create_script_job(ARGUMENTS, definition=2)
+        task = world.task(spec, spec.created_at + 20, performer.address, window=40)
+        await world.publisher.publish(TASKS, task)
+        await trio.sleep(2)
+        world.kill(performer)  # decided, and not sent
+        if deleted:
+            world.ledger.delete_job(spec.job_id)
+        height = world.ledger.head.number
+        await world.start(performer, offline=True)
+        await trio.sleep(25)
+        assert performer.chain is not None
+        performer.chain.go_online()
+        if deleted:
+            await trio.sleep(60)
+            assert world.ledger.head.number == height
+            assert "JOB_INACTIVE" in outcomes(world, task)
+        else:
+            assert await settled(world, task) is ExecutionStatus.CERTIFIED
