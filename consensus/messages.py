@@ -8,17 +8,40 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum
-from typing import Any, TypeVar
-
-import msgspec
 
 from consensus import codec
 from consensus.cid import RAW, Cid, sha2_256
 from consensus.codec import keccak, words
 from consensus.errors import Reject
 from consensus.triggers import Observation, Trigger
+from consensus.wire import Uint256, Wire, need
 
-VERSION = 1
+__all__ = [
+    "MAX_CALL_BYTES",
+    "MAX_OUTPUT_BYTES",
+    "MAX_SPEC_BYTES",
+    "MAX_STORAGE_BYTES",
+    "MAX_TRACE_CHARS",
+    "Acknowledgement",
+    "Authorisation",
+    "CheckIn",
+    "Execution",
+    "JobSpec",
+    "NotExecuted",
+    "PackageReference",
+    "Refusal",
+    "Run",
+    "RunCertificate",
+    "Task",
+    "Uint256",
+    "Usage",
+    "Verdict",
+    "Vote",
+    "Wire",
+    "spec_cid",
+    "spec_digest",
+]
+
 MAX_SPEC_BYTES = 64 * 1024
 MAX_CALL_BYTES = 16 * 1024
 MAX_OUTPUT_BYTES = 32 * 1024
@@ -26,54 +49,6 @@ MAX_OUTPUT_BYTES = 32 * 1024
 MAX_STORAGE_BYTES = 16 * 1024
 """What a custom script's job keeps between runs, as JSON text."""
 MAX_TRACE_CHARS = 128
-
-S = TypeVar("S", bound="Wire")
-
-
-class Uint256(int):
-    """A contract's integer: 0 .. 2^256 - 1, 32 bytes on the wire."""
-
-    def __new__(cls, value: int) -> Uint256:
-        if not 0 <= value <= codec.UINT256_MAX:
-            raise ValueError(f"{value} is no uint256")
-        return super().__new__(cls, value)
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, Uint256):
-        return value.to_bytes(32, "big")
-    raise NotImplementedError(type(value).__name__)
-
-
-def _decode(kind: type, value: Any) -> Any:
-    if kind is Uint256 and isinstance(value, bytes) and len(value) == 32:
-        return Uint256(int.from_bytes(value, "big"))
-    raise ValueError("expected 32 bytes")
-
-
-def _need(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ValueError(problem)
-
-
-class Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Base of all messages: positional MessagePack behind one version byte."""
-
-    def encode(self) -> bytes:
-        return bytes([VERSION]) + _ENCODER.encode(self)
-
-    @classmethod
-    def decode(cls: type[S], data: bytes) -> S:
-        """The one message in `data`. Raises `Reject` for another version, type, length or value."""
-        if not data or data[0] != VERSION:
-            raise Reject("UNKNOWN_VERSION", f"this node speaks version {VERSION}")
-        try:
-            return msgspec.msgpack.decode(memoryview(data)[1:], type=cls, dec_hook=_decode)
-        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-            raise Reject("MALFORMED", str(error)[:200]) from None
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode)
 
 
 class Verdict(IntEnum):
@@ -109,13 +84,13 @@ class JobSpec(Wire, frozen=True):
     priority: int = 3
 
     def __post_init__(self) -> None:
-        _need(1 <= self.priority <= 3, "priority is 1 to 3")
-        _need(1 <= self.definition <= 7, "task definition is 1 to 7")
-        _need(len(self.owner) == 20 and len(self.target) == 20, "owner and target are 20 bytes")
-        _need(0 <= self.level <= 4, "security level is 0 to 4")
-        _need(0 < self.created_at < 2**63 and 0 < self.time_frame < 2**63, "created_at and time_frame are positive seconds")
-        _need(len(self.function) <= 4096, "function signature over 4096 characters")
-        _need(len(self.script_url) <= 1024 and len(self.language) <= 16, "script URL over 1024 characters, or language over 16")
+        need(1 <= self.priority <= 3, "priority is 1 to 3")
+        need(1 <= self.definition <= 7, "task definition is 1 to 7")
+        need(len(self.owner) == 20 and len(self.target) == 20, "owner and target are 20 bytes")
+        need(0 <= self.level <= 4, "security level is 0 to 4")
+        need(0 < self.created_at < 2**63 and 0 < self.time_frame < 2**63, "created_at and time_frame are positive seconds")
+        need(len(self.function) <= 4096, "function signature over 4096 characters")
+        need(len(self.script_url) <= 1024 and len(self.language) <= 16, "script URL over 1024 characters, or language over 16")
 
 
 class Authorisation(Wire, frozen=True):
@@ -136,14 +111,14 @@ class Authorisation(Wire, frozen=True):
     deadline: int
 
     def __post_init__(self) -> None:
-        _need(len(self.performer) == 20 and len(self.target) == 20, "performer and target are 20 bytes")
-        _need(
+        need(len(self.performer) == 20 and len(self.target) == 20, "performer and target are 20 bytes")
+        need(
             len(self.spec) == 32 and len(self.call_hash) == 32 and len(self.selector) == 4, "spec, call hash 32 bytes, selector 4"
         )
-        _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
-        _need(0 < self.gas_limit <= 30_000_000, "gas limit is 1 to 30,000,000")
-        _need(0 <= self.level <= 4, "security level is 0 to 4")
-        _need(0 <= self.not_before <= self.deadline < 2**63, "not_before is not after the deadline")
+        need(1 <= self.attempt <= 255, "attempt is 1 to 255")
+        need(0 < self.gas_limit <= 30_000_000, "gas limit is 1 to 30,000,000")
+        need(0 <= self.level <= 4, "security level is 0 to 4")
+        need(0 <= self.not_before <= self.deadline < 2**63, "not_before is not after the deadline")
 
     @property
     def task_id(self) -> int:
@@ -191,14 +166,14 @@ class Task(Wire, frozen=True):
     inputs: bytes = b""
 
     def __post_init__(self) -> None:
-        _need(0 < self.chain_id < 2**63, "chain id out of range")
-        _need(0 <= self.pinned_block < 2**36, "pinned block out of range")
-        _need(len(self.storage.encode()) <= MAX_STORAGE_BYTES, "storage over 16 KiB")
-        _need(len(self.signature) == 65, "a signature has 65 bytes")
+        need(0 < self.chain_id < 2**63, "chain id out of range")
+        need(0 <= self.pinned_block < 2**36, "pinned block out of range")
+        need(len(self.storage.encode()) <= MAX_STORAGE_BYTES, "storage over 16 KiB")
+        need(len(self.signature) == 65, "a signature has 65 bytes")
         scripted = self.pinned_block > 0 or self.storage != ""
-        _need(len(self.inputs) == (65 if scripted else 0), "pinned block and storage are signed with 65 bytes, nothing with none")
-        _need(len(self.spec) <= MAX_SPEC_BYTES, "JobSpec over 64 KiB")
-        _need(len(self.trace_id) <= MAX_TRACE_CHARS, "trace id over 128 characters")
+        need(len(self.inputs) == (65 if scripted else 0), "pinned block and storage are signed with 65 bytes, nothing with none")
+        need(len(self.spec) <= MAX_SPEC_BYTES, "JobSpec over 64 KiB")
+        need(len(self.trace_id) <= MAX_TRACE_CHARS, "trace id over 128 characters")
 
     @property
     def task_id(self) -> int:
@@ -227,9 +202,9 @@ class Acknowledgement(Wire, frozen=True):
     signature: bytes
 
     def __post_init__(self) -> None:
-        _need(len(self.signature) == 65, "a signature has 65 bytes")
-        _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
-        _need(0 <= self.at < 2**63, "time out of range")
+        need(len(self.signature) == 65, "a signature has 65 bytes")
+        need(1 <= self.attempt <= 255, "attempt is 1 to 255")
+        need(0 <= self.at < 2**63, "time out of range")
 
     @staticmethod
     def struct_hash(authorisation: Authorisation, at: int) -> bytes:
@@ -247,7 +222,7 @@ class Refusal(Wire, frozen=True):
     transient: bool
 
     def __post_init__(self) -> None:
-        _need(len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
+        need(len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
 
 
 class Usage(Wire, frozen=True):
@@ -259,7 +234,7 @@ class Usage(Wire, frozen=True):
     transferred: int
 
     def __post_init__(self) -> None:
-        _need(all(0 <= each < 2**40 for each in (self.cpu_ms, self.wall_ms, self.peak_kib, self.transferred)), "out of range")
+        need(all(0 <= each < 2**40 for each in (self.cpu_ms, self.wall_ms, self.peak_kib, self.transferred)), "out of range")
 
 
 class Run(Wire, frozen=True):
@@ -270,8 +245,8 @@ class Run(Wire, frozen=True):
     usage: Usage
 
     def __post_init__(self) -> None:
-        _need(len(self.script) == 32, "a script's hash has 32 bytes")
-        _need(len(self.output) <= MAX_OUTPUT_BYTES, "output over 32 KiB")
+        need(len(self.script) == 32, "a script's hash has 32 bytes")
+        need(len(self.output) <= MAX_OUTPUT_BYTES, "output over 32 KiB")
 
     def digest(self) -> bytes:
         """sha2-256 of its wire bytes."""
@@ -297,10 +272,10 @@ class Execution(Wire, frozen=True):
     signature: bytes
 
     def __post_init__(self) -> None:
-        _need(len(self.target) == 20, "a target has 20 bytes")
-        _need(len(self.transaction) == 32, "a transaction hash has 32 bytes")
-        _need(len(self.call) <= MAX_CALL_BYTES, "calldata over 16 KiB")
-        _need(len(self.signature) == 65, "a signature has 65 bytes")
+        need(len(self.target) == 20, "a target has 20 bytes")
+        need(len(self.transaction) == 32, "a transaction hash has 32 bytes")
+        need(len(self.call) <= MAX_CALL_BYTES, "calldata over 16 KiB")
+        need(len(self.signature) == 65, "a signature has 65 bytes")
 
     @staticmethod
     def struct_hash(
@@ -322,9 +297,9 @@ class PackageReference(Wire, frozen=True):
     cid: str
 
     def __post_init__(self) -> None:
-        _need(0 < self.chain_id < 2**63, "chain id out of range")
-        _need(1 <= self.attempt <= 255, "attempt is 1 to 255")
-        _need(0 < len(self.cid) <= 128 and self.cid.isascii(), "a CID has 1 to 128 characters")
+        need(0 < self.chain_id < 2**63, "chain id out of range")
+        need(1 <= self.attempt <= 255, "attempt is 1 to 255")
+        need(0 < len(self.cid) <= 128 and self.cid.isascii(), "a CID has 1 to 128 characters")
 
 
 class NotExecuted(Wire, frozen=True):
@@ -342,9 +317,9 @@ class NotExecuted(Wire, frozen=True):
     signature: bytes
 
     def __post_init__(self) -> None:
-        _need(0 < len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
-        _need(self.task.pinned_block > 0, "a task without a pinned block draws no committee")
-        _need(len(self.signature) == 65, "a signature has 65 bytes")
+        need(0 < len(self.code) <= 64 and len(self.detail) <= 512, "reason too long")
+        need(self.task.pinned_block > 0, "a task without a pinned block draws no committee")
+        need(len(self.signature) == 65, "a signature has 65 bytes")
 
     def digest(self) -> bytes:
         """What its committee votes on, and what the performer signs under the hub's domain."""
@@ -369,9 +344,9 @@ class RunCertificate(Wire, frozen=True):
     signature: bytes
 
     def __post_init__(self) -> None:
-        _need(0 < len(self.signers) <= 16 and all(len(each) == 20 for each in self.signers), "1 to 16 signers of 20 bytes")
-        _need(0 <= self.round <= 2 and 0 <= self.epoch < 2**40, "round or epoch out of range")
-        _need(len(self.signature) == 96, "a signature has 96 bytes")
+        need(0 < len(self.signers) <= 16 and all(len(each) == 20 for each in self.signers), "1 to 16 signers of 20 bytes")
+        need(0 <= self.round <= 2 and 0 <= self.epoch < 2**40, "round or epoch out of range")
+        need(len(self.signature) == 96, "a signature has 96 bytes")
 
 
 class Vote(Wire, frozen=True):
@@ -391,10 +366,10 @@ class Vote(Wire, frozen=True):
     signature: bytes
 
     def __post_init__(self) -> None:
-        _need(len(self.execution) == 32, "an execution digest has 32 bytes")
-        _need(len(self.reason) <= 64, "reason over 64 characters")
-        _need(0 <= self.round <= 2 and self.block_number >= 0 and self.epoch >= 0, "round, block or epoch out of range")
-        _need(len(self.signature) == 96, "a vote's signature has 96 bytes")
+        need(len(self.execution) == 32, "an execution digest has 32 bytes")
+        need(len(self.reason) <= 64, "reason over 64 characters")
+        need(0 <= self.round <= 2 and self.block_number >= 0 and self.epoch >= 0, "round, block or epoch out of range")
+        need(len(self.signature) == 96, "a vote's signature has 96 bytes")
 
 
 class CheckIn(Wire, frozen=True):
@@ -411,9 +386,9 @@ class CheckIn(Wire, frozen=True):
     signature: bytes
 
     def __post_init__(self) -> None:
-        _need(len(self.operator) == 20 and len(self.signature) == 65, "operator 20 bytes, signature 65")
-        _need(len(self.version) <= 64 and len(self.sandbox) <= 32, "version over 64 characters, or sandbox over 32")
-        _need(0 <= self.at < 2**63, "time out of range")
+        need(len(self.operator) == 20 and len(self.signature) == 65, "operator 20 bytes, signature 65")
+        need(len(self.version) <= 64 and len(self.sandbox) <= 32, "version over 64 characters, or sandbox over 32")
+        need(0 <= self.at < 2**63, "time out of range")
 
     @staticmethod
     def struct_hash(peer_id: str, version: str, sandbox: str, at: int) -> bytes:
