@@ -167,14 +167,14 @@ class Pool:
                 await self._engine.hang_up(container.attached)
 
     async def _remove(self, container: Container) -> None:
-        with trio.move_on_after(_REMOVAL_S):
-            with suppress(trio.ClosedResourceError):
-                await self._engine.hang_up(container.attached)
-            try:
-                await self._engine.remove(container.name)
-            except Transient:
-                self._forget(container.name, container.folder)
-                return
+        removed = False
+        with trio.move_on_after(_REMOVAL_S), suppress(trio.ClosedResourceError, Transient):
+            await self._engine.hang_up(container.attached)
+            await self._engine.remove(container.name)
+            removed = True
+        if not removed:
+            self._forget(container.name, container.folder)
+            return
         self._known.discard(container.name)
         shutil.rmtree(container.folder, ignore_errors=True)
 
@@ -199,9 +199,10 @@ class Pool:
             raise
         if left and not closing:
             log.info("stray_containers_removed", containers=len(left))
-        for entry in os.scandir(self._folder):
-            if entry.name not in self._known:
-                shutil.rmtree(entry.path, ignore_errors=True)
+        with suppress(OSError):
+            for entry in os.scandir(self._folder):
+                if entry.name not in self._known:
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any, cast
 
 import pytest
 import trio
@@ -20,7 +21,10 @@ from structlog.testing import capture_logs
 from consensus.errors import Misconfigured, Transient
 from node.infra.aio import open_asyncio_thread
 from node.sandbox.docker import DockerSandbox, open_docker
-from node.sandbox.docker_container import LABEL
+from node.sandbox.docker_container import LABEL, Shape
+from node.sandbox.docker_engine import Answer, Attached, Head
+from node.sandbox.docker_engine import Engine as DockerEngine
+from node.sandbox.docker_pool import open_pool
 from node.sandbox.port import Language, Limits, Program, Stopped
 from node.sandbox.seccomp import docker_profile
 from tests.sandbox.engine import IMAGE, Engine
@@ -318,3 +322,59 @@ async def test_usage_is_of_the_run_and_not_of_the_wait(sandbox: DockerSandbox):
 async def test_stdin_of_a_megabyte_arrives_whole(sandbox: DockerSandbox):
     program = python("import sys; print(len(sys.stdin.buffer.read()))", b"x" * 1_000_000)
     assert (await sandbox.run(program, Limits())).stdout == b"1000000\n"
+
+
+class Stuck:
+    """An engine whose containers start, and are not removed before it is told to."""
+
+    image = "any"
+    outages = 0
+
+    def __init__(self) -> None:
+        self.there: list[str] = []
+        self.stuck = True
+
+    async def start(self, name: str, config: Mapping[str, Any]) -> tuple[Attached, Answer]:
+        self.there.append(name)
+        return cast(Attached, None), Answer(Head())
+
+    async def hang_up(self, attached: Attached) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def remove(self, name: str) -> None:
+        if self.stuck:
+            await trio.sleep_forever()
+        self.there.remove(name)
+
+    async def labelled(self, label: str) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return list(self.there)
+
+
+async def test_a_container_that_is_not_removed_in_time_is_removed_later(tmp_path: Path, autojump_clock: trio.testing.MockClock):
+    engine = Stuck()
+    shape = Shape.of(Limits())
+    async with open_pool(cast(DockerEngine, engine), "tests", tmp_path / "containers", shape, 0) as pool:
+        await pool.settled()
+        container, waited = await pool.take(shape)
+        assert not waited
+        await pool.kill(container)
+        assert engine.there == [container.name]
+        engine.stuck = False
+        await pool.settled()
+        assert engine.there == []
+        assert os.listdir(tmp_path / "containers") == []
+
+
+async def test_more_used_containers_than_can_wait_for_their_removal_are_removed_all_the_same(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+):
+    engine = Stuck()
+    engine.stuck = False
+    shape = Shape.of(Limits())
+    async with open_pool(cast(DockerEngine, engine), "tests", tmp_path / "containers", shape, 1) as pool:
+        await pool.settled()
+        for _ in range(100):
+            pool.discard(await pool.fresh(shape))
+        await pool.settled()
+        assert len(engine.there) == 1
