@@ -23,7 +23,6 @@ from coordinator.pins import Pins
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.sqlite import open_store
 from coordinator.streams.connect import open_streams
-from node.app import open_served
 from node.arguments import encode_call
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
@@ -31,8 +30,8 @@ from node.infra.content import open_content
 from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
 from node.infra.keystore import load_operator, read_password
-from node.infra.observe import Registry
-from node.infra.reach import host_config
+from node.infra.observe import Observer, Registry
+from node.infra.reach import host_config, reach_account
 from node.infra.sources import Sources as SourceReads
 from p2p.host import open_network
 
@@ -54,8 +53,8 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings.data_dir / STORE_FILE))
-        served = {c.id: await stack.enter_async_context(open_served(c, settings.data_dir, key)) for c in settings.chains}
-        observers = {chain_id: each.observer for chain_id, each in served.items()}
+        accounts = {c.id: await stack.enter_async_context(reach_account(c, settings.data_dir, key)) for c in settings.chains}
+        observers = {chain_id: Observer(account.chain) for chain_id, account in accounts.items()}
         registry = Registry(observers)
         network = await stack.enter_async_context(
             open_network(host_config(settings.mesh), gate=registry.may_publish, known=registry.is_known)
@@ -78,7 +77,7 @@ async def run_coordinator(settings: CoordinatorSettings, on_ready: OnReady) -> N
                 registry=registry,
                 dispatcher_key=key,
                 content=content,
-                wallets={chain_id: each.wallet for chain_id, each in served.items()},
+                wallets={chain_id: account.wallet for chain_id, account in accounts.items()},
                 clock=clock,
                 compute=compute,
                 sources=SourceReads(

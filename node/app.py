@@ -19,18 +19,16 @@ from node.duties import DutySettings
 from node.infra.clock import SystemClock
 from node.infra.compute import Threads
 from node.infra.content import open_content
-from node.infra.evm_wallet import EvmWallet
 from node.infra.fetch import open_fetcher
 from node.infra.http import open_server
 from node.infra.keystore import load_bls, load_operator, read_password
 from node.infra.observe import Observer, Registry
-from node.infra.reach import host_config, reach_chain
+from node.infra.reach import host_config, reach_account
 from node.infra.secret import Secret
 from node.infra.settings import ChainSettings, KeySettings, NodeSettings
 from node.infra.sources import Sources
 from node.infra.sqlite import open_database
 from node.infra.telemetry import Metrics
-from node.infra.transactions import SENT_MIGRATIONS, FeeLimits, Outbox, SqliteTransactionLog
 from node.journal import MIGRATIONS, Journal
 from node.scripts.open import open_scripts
 from node.signer import Signer
@@ -155,12 +153,7 @@ async def _run_keeper(settings: NodeSettings, on_ready: OnReady) -> None:
 @asynccontextmanager
 async def open_served(settings: ChainSettings, data_dir: Path, operator: Secret[bytes]) -> AsyncIterator[Served]:
     """One chain: its endpoints, its contracts, and the wallet that never sends twice. Waits for an RPC to answer."""
-    async with (
-        reach_chain(settings) as (chain, rpc),
-        open_database(data_dir / f"transactions-{settings.id}.sqlite", SENT_MIGRATIONS, durable=True) as sent,
-    ):
-        outbox = Outbox(rpc, operator, settings.id, SqliteTransactionLog(sent), FeeLimits.of(settings.fees))
-        wallet = EvmWallet(chain, outbox)
+    async with reach_account(settings, data_dir, operator) as (chain, wallet):
         yield Served(Observer(chain), wallet)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -11,8 +12,12 @@ import trio
 
 from consensus.errors import Transient
 from node.infra.evm import EvmChain, open_chain
+from node.infra.evm_wallet import EvmWallet
 from node.infra.rpc import Rpc, open_rpc
+from node.infra.secret import Secret
 from node.infra.settings import ChainSettings, MeshSettings
+from node.infra.sqlite import open_database
+from node.infra.transactions import SENT_MIGRATIONS, FeeLimits, Outbox, SqliteTransactionLog
 from p2p.host import HostConfig
 
 _log = structlog.get_logger(__name__)
@@ -25,6 +30,13 @@ class Reached(NamedTuple):
 
     chain: EvmChain
     rpc: Rpc
+
+
+class Account(NamedTuple):
+    """A chain, and one account's way to send transactions on it."""
+
+    chain: EvmChain
+    wallet: EvmWallet
 
 
 @asynccontextmanager
@@ -40,6 +52,17 @@ async def reach_chain(settings: ChainSettings) -> AsyncIterator[Reached]:
                 await trio.sleep(_AGAIN_S)
         async with _beating(chain):
             yield Reached(chain, rpc)
+
+
+@asynccontextmanager
+async def reach_account(settings: ChainSettings, data_dir: Path, key: Secret[bytes]) -> AsyncIterator[Account]:
+    """The chain as `reach_chain`, and an account's wallet on it that never sends twice: what it sent lies in `data_dir`."""
+    async with (
+        reach_chain(settings) as (chain, rpc),
+        open_database(data_dir / f"transactions-{settings.id}.sqlite", SENT_MIGRATIONS, durable=True) as sent,
+    ):
+        outbox = Outbox(rpc, key, settings.id, SqliteTransactionLog(sent), FeeLimits.of(settings.fees))
+        yield Account(chain, EvmWallet(chain, outbox))
 
 
 @asynccontextmanager
