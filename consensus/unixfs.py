@@ -6,6 +6,7 @@ against what its parent said of it, and what a whole file may take is fixed befo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,11 @@ MAX_DEPTH: Final = 8  # levels of one file; Kubo's third ends at 7.9 GB
 SMALLEST_CHUNK: Final = 4096
 """What the chunks of a file must have on average for its blocks to be fetched: Kubo's have 64 times as much."""
 SPARE_BLOCKS: Final = 32  # of any file, beside those for its chunks
+MAX_FIELDS: Final = 4096
+"""Of a node, and of its UnixFS data: four times the links of Kubo's widest nodes. A block has room for half a million, which
+would take most of a second to read."""
 
+_LINK_FIELDS = 3  # CID, name, cumulative size
 _VARINT_BYTES = 9  # 63 bits, the limit of the unsigned-varint specification
 _VARINT, _BYTES = 0, 2  # protobuf's wire types; UnixFS files have no others
 _RAW_NODE, _FILE = 0, 2  # UnixFS's DataType; directories (1), metadata, symlinks and HAMT shards are no files
@@ -49,7 +54,7 @@ def decode_node(block: bytes) -> Node:
     """The UnixFS file node in a dag-pb block. Raises `Failed` CONTENT_INVALID for other types, and malformed bytes."""
     said: bytes | None = None
     children: list[Cid] = []
-    for number, value in _fields(block):
+    for number, value in _fields(block, MAX_FIELDS):
         if number == 2 and isinstance(value, bytes):
             children.append(_linked(value))
         elif number == 1 and isinstance(value, bytes) and said is None:
@@ -123,7 +128,7 @@ class Assembly:
 def _linked(link: bytes) -> Cid:
     """The CID of a dag-pb link; its name and its cumulative size (a hint, and nobody's promise) are read and not used."""
     cid: Cid | None = None
-    for number, value in _fields(link):
+    for number, value in _fields(link, _LINK_FIELDS):
         if number == 1 and isinstance(value, bytes) and cid is None:
             cid = Cid.decode(value)
         elif not (number == 2 and isinstance(value, bytes)) and not (number == 3 and isinstance(value, int)):
@@ -139,7 +144,7 @@ def _unixfs(message: bytes) -> tuple[bytes, int | None, list[int]]:
     data: bytes | None = None
     size: int | None = None
     sizes: list[int] = []
-    for number, value in _fields(message):
+    for number, value in _fields(message, MAX_FIELDS):
         match number, value:
             case 1, int() if kind is None:
                 kind = value
@@ -158,21 +163,22 @@ def _unixfs(message: bytes) -> tuple[bytes, int | None, list[int]]:
     return data or b"", size, sizes
 
 
-def _fields(message: bytes) -> list[tuple[int, int | bytes]]:
-    """The fields of a protobuf message, in order. Each takes at least two bytes, so the block's size bounds their number."""
-    found: list[tuple[int, int | bytes]] = []
-    at = 0
+def _fields(message: bytes, most: int) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message, in order, and at most so many of them."""
+    at = count = 0
     while at < len(message):
+        count += 1
+        if count > most:
+            raise _invalid(f"more than {most} fields")
         tag, at = _varint(message, at)
         value, at = _varint(message, at)
         if tag & 7 == _VARINT:
-            found.append((tag >> 3, value))
+            yield tag >> 3, value
         elif tag & 7 == _BYTES and value <= len(message) - at:
-            found.append((tag >> 3, message[at : at + value]))
+            yield tag >> 3, message[at : at + value]
             at += value
         else:
             raise _invalid("malformed protobuf")
-    return found
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

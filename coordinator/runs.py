@@ -28,11 +28,10 @@ from node.arguments import canonical_arguments, dump_json, encode_call
 from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus
 from node.infra.clock import Clock
 from node.infra.compute import Compute
-from node.packages import Packages
+from node.packages import Packages, describes
 from node.run_certificates import RunCertificates
 from node.scripts.outputs import action_of, storage_updates
 from node.scripts.port import NoCall
-from node.verification.executions import describes
 from p2p.network import Network, PeerId
 from p2p.topics import EXECUTIONS, NOT_EXECUTED, PACKAGES, RUN_CERTIFICATES
 

@@ -17,10 +17,11 @@ from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus
 from node.infra.clock import Clock
 from node.infra.observe import Observer, outcome_of
 from node.journal import Journal, Opinion
+from node.packages import describes
 from node.seat import AGGREGATORS, REVERIFY_S, Outlasting, Seat
 from node.submitter import Submitter
 from node.tracker import Tracker
-from node.verification.executions import Means, describes, verify
+from node.verification.executions import Means, verify
 
 _log = structlog.get_logger(__name__)
 

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import structlog
 import trio
 
+from consensus import codec
+from consensus.codec import keccak, words
 from consensus.errors import Failed, Reject, Transient
 from consensus.messages import Execution, PackageReference, Uint256
+from node.infra.chain import ExecutionRecord
 from p2p.content import Content
 from p2p.network import Network, PeerId
 from p2p.topics import EXECUTIONS, MAX_INLINE_PACKAGE, MAX_PACKAGE_BYTES, PACKAGES
@@ -17,6 +20,37 @@ _log = structlog.get_logger(__name__)
 
 _KEEP_S = 30.0  # for a disk, and a daemon beside it
 _FETCH_S = 20.0  # 160 KiB from a peer that is a continent away, and a few who do not answer first
+
+
+def execution_digest(execution: Execution, record: ExecutionRecord) -> bytes:
+    """What the hub must have recorded if it executed this package: the EXECUTION struct hash of Hub.vy."""
+    authorisation = execution.task.authorisation
+    return keccak(
+        words(
+            codec.EXECUTION_TYPEHASH,
+            authorisation.task_id,
+            authorisation.job_id,
+            authorisation.trigger_id,
+            authorisation.attempt,
+            authorisation.performer,
+            authorisation.spec,
+            execution.target,
+            keccak(execution.call),
+            record.success,
+            record.fee,
+            record.block_number,
+            record.timestamp,
+        )
+    )
+
+
+def describes(execution: Execution, record: ExecutionRecord) -> bool:
+    """Whether the package is of the execution that the hub recorded.
+
+    One that is not says nothing about it: a task has several attempts, and whoever was given an earlier one can publish a
+    well-signed package of it at any time. A `no` for that would let him have the executing keeper's work rejected.
+    """
+    return record.performer == execution.task.authorisation.performer and execution_digest(execution, record) == record.digest
 
 
 class NoContent:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from consensus import codec, runs
-from consensus.codec import keccak, words
+from consensus import runs
 from consensus.errors import Failed, Transient
 from consensus.fees import resource_fee
 from consensus.messages import Execution, JobSpec
@@ -14,6 +13,7 @@ from node.infra.chain import Chain, ExecutionRecord
 from node.infra.compute import Compute
 from node.infra.contracts import decode_execute
 from node.journal import Opinion
+from node.packages import describes
 from node.recheck import CONTRADICTIONS, Recheck, due_at, registered, supported, timed
 from node.scripts import Call, Scripts
 from node.verification.opinions import YES, cannot_tell, no
@@ -28,37 +28,6 @@ class Means:
     compute: Compute
     recheck: Recheck
     scripts: Scripts
-
-
-def execution_digest(execution: Execution, record: ExecutionRecord) -> bytes:
-    """What the hub must have recorded if it executed this package: the EXECUTION struct hash of Hub.vy."""
-    authorisation = execution.task.authorisation
-    return keccak(
-        words(
-            codec.EXECUTION_TYPEHASH,
-            authorisation.task_id,
-            authorisation.job_id,
-            authorisation.trigger_id,
-            authorisation.attempt,
-            authorisation.performer,
-            authorisation.spec,
-            execution.target,
-            keccak(execution.call),
-            record.success,
-            record.fee,
-            record.block_number,
-            record.timestamp,
-        )
-    )
-
-
-def describes(execution: Execution, record: ExecutionRecord) -> bool:
-    """Whether the package is of the execution that the hub recorded.
-
-    One that is not says nothing about it: a task has several attempts, and whoever was given an earlier one can publish a
-    well-signed package of it at any time. A `no` for that would let him have the executing keeper's work rejected.
-    """
-    return record.performer == execution.task.authorisation.performer and execution_digest(execution, record) == record.digest
 
 
 async def verify(execution: Execution, record: ExecutionRecord, means: Means) -> Opinion:

@@ -180,6 +180,19 @@ def test_an_owners_job_cannot_name_another_owner_of_his_safe(world: World):
     assert run(world, job_call(world, shared.address, world.demo.address, world.ping(1))).success
 
 
+@pytest.mark.parametrize("chosen_by", ["script", "dispatcher"])
+def test_only_a_job_that_its_owner_made_for_the_module_drives_a_safe(world: World, safe: Contract, chosen_by: str):
+    """A job without a target lets whoever sends its transaction choose one: not the Safes of its owner."""
+    drain = job_call(world, safe.address, MALLORY, b"", value=ETHER)
+    job = world.create_job(kind=7, target=NOBODY)
+    changes = {"target": world.safe_module.address, "gas_limit": GAS_LIMIT}
+    if chosen_by == "script":
+        changes |= {"target": NOBODY, "selector": bytes(4), "call_hash": bytes(32)}
+    task = world.execute(job, call=drain, to=world.safe_module.address, **changes)
+    assert task.success is False
+    assert world.chain.balance(safe.address) == ETHER
+
+
 def test_nobody_but_the_hub_calls_the_module(world: World, safe: Contract):
     arguments = (safe.address, STRANGER, 1, b"", 0, USER)
     for sender in (account(1), USER, MALLORY, safe.address, world.safe_factory.address):

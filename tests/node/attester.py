@@ -17,9 +17,10 @@ from node.arguments import encode_call
 from node.infra.chain import Chain, ExecutionRecord, ExecutionStatus, Job, Transaction
 from node.infra.compute import inline
 from node.infra.contracts import encode_execute
+from node.packages import execution_digest
 from node.recheck import Recheck
 from node.scripts import Scripts
-from node.verification.executions import Means, execution_digest
+from node.verification.executions import Means
 from tests.consensus import samples
 from tests.consensus.samples import DOMAIN, NOW
 from tests.node.fake_scripts import FakeScripts, Prints

@@ -12,7 +12,8 @@ from consensus.messages import Execution, JobSpec, Uint256, Usage, Verdict
 from consensus.schedules import Cron, Moments
 from node.arguments import encode_call
 from node.infra.chain import Transaction
-from node.verification.executions import describes, verify
+from node.packages import describes
+from node.verification.executions import verify
 from node.verification.tolerances import most
 from tests.consensus.samples import NOW
 from tests.node.attester import ARGUMENTS, CUSTOM, HONEST, SPEC, consistent, decides, executed, means, read, recorded, scripted
