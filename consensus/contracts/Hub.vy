@@ -175,7 +175,7 @@ policies: public(HashMap[uint256, Policy])
 runAllowance: public(HashMap[uint256, uint256])   # wei of runs without a transaction that a pinned job may still be charged
 runEarnings: public(HashMap[uint256, uint256])    # wei that an operator earned by such runs and nobody claimed yet
 counters: uint256                            # executed tasks 64 | service fee in wei 128
-currentJobOwner: public(transient(address))  # during the inner call; also the lock
+currentJobOwner: public(transient(address))  # during the inner call, the hub where the owner chose no target; also the lock
 
 
 @deploy
@@ -253,7 +253,8 @@ def execute(a: Authorisation, signature: Bytes[96], target: address, data: Bytes
 
     # EIP-150 forwards at most 63/64: refuse unless the target gets its full limit.
     assert a.gasLimit < 2**64 and unsafe_sub(msg.gas, msg.gas // 64) >= a.gasLimit + CALL_MARGIN, "GasTooLow"
-    self.currentJobOwner = job.owner
+    # A target that the owner did not register is a dispatcher's or a script's: nothing happens there in the owner's name.
+    self.currentJobOwner = job.owner if job.target != empty(address) else self
     success: bool = raw_call(target, data, gas=a.gasLimit, revert_on_failure=False)
     self.currentJobOwner = empty(address)
 
