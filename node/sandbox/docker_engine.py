@@ -230,10 +230,16 @@ class Engine:
         return shown
 
     async def _remove(self, name: str) -> None:
+        container = self._client().containers.container(name)
         try:
-            await self._client().containers.container(name).delete(force=True, v=True)
+            try:
+                await container.delete(force=True, v=True)
+            except aiodocker.DockerError as error:
+                if error.status != 409:
+                    raise
+                await container.wait(condition="removed")  # it is being removed already
         except aiodocker.DockerError as error:
-            if error.status not in (404, 409):  # 409: it is being removed
+            if error.status != 404:
                 raise
 
     async def _labelled(self, label: str) -> list[str]:
