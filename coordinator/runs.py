@@ -44,6 +44,7 @@ S = TaskState
 _WAITING = 256  # messages while the store is slow; what is dropped of them is published again, or found in another copy
 _FETCHING = 16  # packages that are on their way here
 _RETRY_S = 1.0
+_LOOK_AGAIN_S = 60.0
 
 
 def ran(attempt: int) -> str:
@@ -82,7 +83,7 @@ class Runs:
         self._fetching = trio.Semaphore(_FETCHING)
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listens until cancelled; first looks at what a former run left unsettled."""
+        """Listens until cancelled; now and then looks at what was left unsettled, by a former run or another coordinator."""
         network = self._network
         async with (
             network.subscribe(EXECUTIONS, self._execution_rule, capacity=_WAITING) as executions,
@@ -152,15 +153,16 @@ class Runs:
         await self.settle(task.task_id)
 
     async def _settle_left(self) -> None:
-        """Packages whose certificates came while this process was not there to see it."""
+        """Packages of tasks that are settled by now: whoever recorded that may have died before it looked at them."""
         while True:
             try:
                 for task_id in await self._store.tasks_with_packages():
-                    await self.settle(task_id)
-                return
+                    task = await self._store.task(task_id)
+                    if task is not None and task.accepted is not None:
+                        await self.settle(task_id)
             except Transient as error:
                 log.warning("packages_not_settled", code=error.code, detail=error.detail)
-                await trio.sleep(_RETRY_S)
+            await trio.sleep(_LOOK_AGAIN_S)
 
     async def settle(self, task_id: int) -> None:
         """What the package of a task's execution says, as far as the chain bears it out: its arguments once it is recorded, what
