@@ -44,6 +44,22 @@ def test_a_target_sees_whose_job_calls_it_and_nobody_does_afterwards(world: Worl
     assert world.hub.view("currentJobOwner") == bytes(20)
 
 
+def test_a_target_that_its_owner_did_not_register_is_told_no_owner_and_re_enters_nothing(world: World, puppet):
+    opened = {"target": bytes(20), "to": puppet.address, "selector": bytes(4), "call_hash": bytes(32), "gas_limit": 1_000_000}
+
+    def poked(data: bytes) -> bool:
+        puppet.send("arm", world.hub.address, data, sender=USER)
+        job = world.create_job(kind=7, target=bytes(20), data=bytes(32))
+        assert world.execute(job, call=puppet.encode("poke"), **opened).success
+        return bool(puppet.view("ok"))
+
+    assert poked(world.hub.encode("currentJobOwner"))
+    assert puppet.view("answer") == abi_encode(["address"], [world.hub.address])
+    assert not poked(world.hub.encode("claim", 1, []))
+    assert said(puppet) == "Reentered"
+    assert world.hub.view("currentJobOwner") == bytes(20)
+
+
 def test_a_target_cannot_re_enter_execute(world: World, puppet):
     job = world.create_job()
     a = world.authorise(job, world.due(job), puppet.address, world.ping(1))
