@@ -249,6 +249,23 @@ def test_crumbs_shared_out_over_many_nodes_are_refused_all_the_same() -> None:
     assert fetched <= SPARE_BLOCKS + 1
 
 
+FLOODS = {
+    "links": field(2, field(1, raw_cid(LEAF).encode()) + field(3, 1)) * 24_000,
+    "block sizes": field(1, field(1, 2) + field(4, 1) * 500_000),
+    "modes": field(1, field(1, 2) + field(7, 1) * 500_000),
+    "fields of a link": field(2, field(1, raw_cid(LEAF).encode()) + field(3, 1) * 500_000),
+}
+
+
+@pytest.mark.parametrize("block", FLOODS.values(), ids=FLOODS.keys())
+def test_a_block_that_is_all_fields_is_not_read_to_its_end(block: bytes) -> None:
+    """A program reads strangers' blocks between its other work, and this one would hold it up for most of a second."""
+    assert len(block) <= MAX_BLOCK_BYTES
+    with pytest.raises(Failed, match="more than [0-9]+ fields") as refused:
+        decode_node(block)
+    assert refused.value.code == "CONTENT_INVALID"
+
+
 @given(st.binary(max_size=300) | st.sampled_from(sorted(WRONG.values())).flatmap(lambda b: st.binary(max_size=20).map(b.__add__)))
 @settings(max_examples=300)
 def test_no_block_makes_anything_but_a_file_or_a_named_refusal(block: bytes) -> None:
