@@ -201,6 +201,11 @@ def _observation(seen: Observation) -> dict[str, Any] | None:
     return None
 
 
+def safe(safe_address: str, name: str, at: int) -> dict[str, Any]:
+    """One of FIELD's safe_addresses."""
+    return {"safe_address": safe_address, "safe_name": name, "created_at": rfc3339(at)}
+
+
 def user_data(user: User, job_ids: Sequence[int], balance: int) -> dict[str, Any]:
     """FIELD's user_data. The deposit is the chain's; there is no token beside it."""
     return {

@@ -27,6 +27,14 @@ def routes(sources: Sources, access: Access) -> Blueprint:
         balance = sum([await sources.jobs.fees.chain(c, "chain").balance(owner) for c in sorted(chains)])
         return answers.user_data(known, [job.id for job in jobs], balance)
 
+    @area.get("/api/users/safe-addresses/<user>")
+    @access.keyed
+    async def safes_of_user(user: str) -> Answer:
+        owner = address(user, "address")
+        mine = {job.safe_address for job in await sources.store.jobs(key_owner=g.key.owner, owner=owner) if job.is_safe}
+        safes = await sources.store.safe_addresses(owner)
+        return {"safe_addresses": [answers.safe(*each) for each in safes if each[0] in mine]}
+
     @area.put("/api/users/email")
     @area.post("/api/users/email")
     @access.keyed

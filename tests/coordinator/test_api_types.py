@@ -353,6 +353,11 @@ async def test_a_static_safe_job_is_taken_with_the_number_among_its_arguments(ap
     assert (address, name) == (SAFE, "mine")
     again = await api.get(f"/api/jobs/id/{job.id}")
     assert (again.json()["job_data"]["is_safe"], again.json()["job_data"]["safe_address"]) == (True, SAFE)
+    route = f"/api/users/safe-addresses/{to_checksum_address(OWNER)}"
+    [listed] = (await api.get(route)).json()["safe_addresses"]
+    assert (listed["safe_address"], listed["safe_name"]) == (SAFE, "mine")
+    stranger = await api.client.get(route, headers=await api.other_key("somebody else"))
+    assert stranger.json() == {"safe_addresses": []}
 
 
 async def test_a_script_of_a_safe_job_cannot_choose_the_safe(api: Api) -> None:
