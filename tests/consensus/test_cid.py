@@ -261,7 +261,7 @@ FLOODS = {
 def test_a_block_that_is_all_fields_is_not_read_to_its_end(block: bytes) -> None:
     """A program reads strangers' blocks between its other work, and this one would hold it up for most of a second."""
     assert len(block) <= MAX_BLOCK_BYTES
-    with pytest.raises(Failed, match="more than [0-9]+ fields") as refused:
+    with pytest.raises(Failed, match=r"more than [0-9]+ fields") as refused:
         decode_node(block)
     assert refused.value.code == "CONTENT_INVALID"
 
