@@ -48,11 +48,12 @@ class Pin:
             "target": to_checksum_address(spec.target) if any(spec.target) else "the script's choice",
             "function": spec.function or "the script's choice",
             "arguments": f"the script's {spec.arguments}".rstrip() if spec.script_url else spec.arguments,
-            "script": spec.script_url or "none",
+            "script": f"{spec.script_url} {spec.language}".rstrip() or "none",
+            "priority": str(spec.priority),
             "security_level": str(spec.level),
             "gas_limit": str(self.gas_limit),
         }
-        return [f"{name}: {value}" for name, value in said.items()]
+        return [f"{name}: {_plain(value)}" for name, value in said.items()]
 
 
 def pin_of(spec: bytes, gas_limit: int) -> Pin:
@@ -88,7 +89,10 @@ async def shown_by(api: str, api_key: str, job_id: int, transport: httpx.AsyncBa
             if answer.status_code != 200:
                 raise Transient("COORDINATOR_UNREACHABLE", f"the coordinator answers {answer.status_code}")
         told: dict[str, Any] = parse_json(body.decode(), "spec")
-        pin = pin_of(bytes.fromhex(str(told["spec"]).removeprefix("0x")), int(told["gas_limit"]))
+        gas_limit = int(told["gas_limit"])
+        if not 0 < gas_limit < 2**64:
+            raise ValueError("its gas limit is out of range")
+        pin = pin_of(bytes.fromhex(str(told["spec"]).removeprefix("0x")), gas_limit)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise Transient("COORDINATOR_UNREACHABLE", f"--api does not answer: {error!r}") from None
     except (Reject, Invalid, ValueError, KeyError, TypeError) as error:
@@ -96,6 +100,12 @@ async def shown_by(api: str, api_key: str, job_id: int, transport: httpx.AsyncBa
     if pin.spec.job_id != job_id:
         raise Failed("WRONG_SPEC", f"the coordinator shows job {pin.spec.job_id}")
     return pin
+
+
+def check_expected(pin: Pin, spec_hash: str) -> None:
+    """Raises `Failed` (`WRONG_SPEC`) when this is not the pin whose hash was read before."""
+    if "0x" + pin.hash.hex() != spec_hash.lower():
+        raise Failed("WRONG_SPEC", "--spec-hash is not the hash of what the coordinator shows now: read `policy hash` again")
 
 
 async def check_registered(rpc: Rpc, hub: str, pin: Pin) -> None:
@@ -139,6 +149,11 @@ async def policy_lines(rpc: Rpc, hub: str, job_id: int) -> list[str]:
         "run_allowance": str(allowance),
     }
     return [f"{name}: {value}" for name, value in said.items()]
+
+
+def _plain(text: str) -> str:
+    """A stranger's text for a terminal: it starts no line of its own and moves no cursor."""
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
 
 
 async def _check_hub(rpc: Rpc, hub: str) -> None:

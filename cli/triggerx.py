@@ -244,14 +244,22 @@ def policy_set(
         ),
     ] = None,
     any_gas: Annotated[bool, typer.Option("--any-gas", help="Leave the gas limit open instead of pinning today's.")] = False,
+    spec_hash: Annotated[
+        str | None,
+        typer.Option(
+            help="The hash that `policy hash` printed: nothing else is pinned. Unset, what is shown.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Pin a job to the JobSpec that the coordinator shows now. Its owner's account sends the transaction."""
-    from cli.policy import check_registered, set_policy, shown_by
+    from cli.policy import check_expected, check_registered, set_policy, shown_by
 
     address, job_id = address_in("--hub", hub), _uint256("--job", job)
     fee = _uint256("--max-fee", max_fee)
     allowance = None if run_allowance is None else _uint256("--run-allowance", run_allowance)
     pin = trio.run(shown_by, api, _secret_in(api_key_file), job_id)
+    if spec_hash is not None:
+        check_expected(pin, spec_hash)
 
     async def work(sender: Sender) -> list[str]:
         await check_registered(sender.rpc, address, pin)

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from cli.devnet.embedded.accounts import DevAccount
-from cli.policy import ANSWER_BYTES, check_registered, pin_of, shown_by
+from cli.policy import ANSWER_BYTES, check_expected, check_registered, pin_of, shown_by
 from consensus.codec import keccak, pin_hash
 from consensus.errors import Failed, Misconfigured, Transient
 from consensus.messages import Uint256, spec_digest
@@ -57,6 +57,7 @@ async def test_a_pinned_job_goes_on_and_shows_its_pin(devnet: RunningDevnet, tmp
         limits = ("--max-fee", str(10**17), "--run-allowance", "5")
         foreign = await owner.policy("set", job_id, *owner.api, *owner.chain, *await owner.keys(1), *limits)
         assert (foreign.returncode, "NotJobOwner" in foreign.stderr) == (1, True)
+        limits += ("--spec-hash", said["spec_hash"])
         done = await owner.policy("set", job_id, *owner.api, *owner.chain, *await owner.keys(), *limits)
         assert done.returncode == 0, done.stderr
         pinned = await network.view("hub", POLICY, job_id)
@@ -116,6 +117,28 @@ async def test_of_a_script_jobs_call_only_the_function_is_pinned() -> None:
     assert "target: the script's choice" in pin.lines()
 
 
+async def test_what_is_shown_is_read_as_text_and_nothing_else() -> None:
+    """The coordinator's words go to the terminal of somebody who decides by them."""
+    url = "ipfs://" + "b" * 59
+    bent = replace(
+        samples.SPEC, definition=2, script_url=url, arguments="null\nscript: ipfs://another\x1b[1A\x9b2K\u202e", language="go"
+    )
+    lines = pin_of(bent.encode(), 1).lines()
+    assert f"script: {url} go" in lines
+    assert all(line.isprintable() for line in lines)
+    assert "arguments: the script's null\\u000ascript: ipfs://another\\u001b[1A\\u009b2K\\u202e" in lines
+
+
+def test_what_the_coordinator_shows_later_is_not_what_was_read() -> None:
+    pin = pin_of(samples.SPEC.encode(), 1)
+    check_expected(pin, "0x" + pin.hash.hex())
+    other = pin_of(replace(samples.SPEC, level=1).encode(), 1)
+    for text in ("0x" + other.hash.hex(), pin.hash.hex(), "", "0x"):
+        with pytest.raises(Failed, match="--spec-hash") as refused:
+            check_expected(pin, text)
+        assert refused.value.code == "WRONG_SPEC"
+
+
 @pytest.mark.parametrize(
     "transport",
     [
@@ -125,6 +148,8 @@ async def test_of_a_script_jobs_call_only_the_function_is_pinned() -> None:
         told(b""),
         told(gas_limit="much"),
         told(gas_limit=None),
+        told(gas_limit=-1),
+        told(gas_limit=2**256),
         httpx.MockTransport(lambda _: httpx.Response(200, content=b"[]")),
         httpx.MockTransport(lambda _: httpx.Response(200, content=b'{"spec": 7}')),
         httpx.MockTransport(lambda _: httpx.Response(200, content=b"[" * 100_000)),
