@@ -238,7 +238,14 @@ class FileBlocks:
                     self._room.drop(digest)
             if fresh:
                 files = {self._path(digest): block for digest, block in fresh.items()}
-                await self._on_disk(_write, self._folder / "new", files)
+                try:
+                    await self._on_disk(_write, self._folder / "new", files)
+                except Transient:
+                    with trio.CancelScope(shield=True):
+                        there = await self._on_disk(_there, files)
+                    for path in there:  # what came to be before the disk was full counts
+                        self._room.add(bytes.fromhex(path.name), cost_of(files[path]))
+                    raise
                 for digest, block in fresh.items():
                     self._room.add(digest, cost_of(block))
 
@@ -353,6 +360,10 @@ def _write(workshop: Path, files: dict[Path, bytes]) -> None:
             left.unlink(missing_ok=True)
     for folder in changed:
         _sync(folder)
+
+
+def _there(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if path.exists()]
 
 
 def _sync(folder: Path) -> None:

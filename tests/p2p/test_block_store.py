@@ -153,6 +153,23 @@ async def test_a_disk_that_takes_nothing_is_named_and_leaves_nothing_half_writte
     assert await kept(store, block(1)) == [True]
 
 
+async def test_what_came_to_be_before_the_disk_was_full_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, left, real = await open_blocks(tmp_path, 8 * DISK_BLOCK), [2], os.fsync
+
+    def soon_full(file: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        real(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", soon_full)
+        with pytest.raises(Transient, match="CONTENT_STORE_IO"):
+            await store.put([block(number) for number in range(4)])
+    assert await kept(store, *map(block, range(4))) == [True, True, False, False]
+    assert store.used == 2 * DISK_BLOCK == DISK_BLOCK * len(on_disk(tmp_path))
+
+
 async def test_a_folder_that_cannot_be_written_is_the_operators_to_mend(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Misconfigured, match="data_dir"):
