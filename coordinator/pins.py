@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from consensus.cid import Cid
+from consensus.cid import DAG_PB, Cid
 from consensus.errors import Failed, Invalid, Transient
 from coordinator.store.port import Store
 from node.infra.content import MAX_CONTENT_BYTES
@@ -29,6 +29,7 @@ class Pins:
     def __init__(self, store: Store, blobs: Blobs) -> None:
         self._store = store
         self._blobs = blobs
+        self._trees: set[bytes] = set()  # roots that this process pinned with all that they link to
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Works until cancelled."""
@@ -44,16 +45,22 @@ class Pins:
         """Pins what is here and named by a job that has not ended, newest jobs first; unpins the rest. Raises `Transient`."""
         named: dict[bytes, Cid] = {}
         for url in await self._store.script_urls():
+            await trio.lowlevel.checkpoint()  # thousands of them
             try:
                 cid = Cid.parse(parse_source(url).cid)
             except (Invalid, Failed):
                 continue  # a job of before its URL was checked
-            named[cid.digest] = cid
+            # The root of a tree has the same hash where somebody names it as a raw block: it is the tree that stays.
+            if cid.codec == DAG_PB or cid.digest not in named:
+                named[cid.digest] = cid
         for root in self._blobs.store.pinned - named.keys():
             await self._blobs.store.unpin(root)
+        self._trees &= named.keys()
         for root, cid in named.items():
-            if root in self._blobs.store and root not in self._blobs.store.pinned:
+            tree = cid.codec == DAG_PB and root not in self._trees
+            if root in self._blobs.store and (tree or root not in self._blobs.store.pinned):
                 try:
-                    await self._blobs.pin(str(cid), max_bytes=MAX_CONTENT_BYTES)
+                    if await self._blobs.pin(str(cid), max_bytes=MAX_CONTENT_BYTES) and tree:
+                        self._trees.add(root)
                 except Failed as error:
                     log.debug("not_pinned", cid=str(cid), code=error.code)

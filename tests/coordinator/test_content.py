@@ -15,7 +15,7 @@ import trio
 from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 from trio.testing import MockClock
 
-from consensus.cid import Cid, Layout, blocks, cid_of, matches
+from consensus.cid import RAW, Cid, Layout, blocks, cid_of, matches
 from consensus.errors import Transient
 from coordinator.api.keys import new_key
 from coordinator.api.server import api_app
@@ -229,6 +229,21 @@ async def test_a_pinned_script_outlasts_a_flood_of_uploads() -> None:
         await blobs.put(script(number))
     assert await blobs.held(cid, max_bytes=MIB) == script(0)
     assert await blobs.held(str(cid_of(script(1))), max_bytes=MIB) is None
+
+
+@pytest.mark.parametrize("first", ["the file", "its root"])
+async def test_who_names_the_root_of_a_large_script_as_a_file_of_its_own_loosens_none_of_it(first: str) -> None:
+    store, blobs = MemoryStore(), Blobs(MemoryBlocks(2 * MIB), MemoryMesh().join("coordinator"))
+    large = bytes(range(256)) * 2048
+    cid = await blobs.put(large)
+    urls = [f"ipfs://{cid}", f"ipfs://{Cid(1, RAW, Cid.parse(cid).digest)}"]
+    pins = Pins(store, blobs)
+    for number, url in enumerate(urls if first == "the file" else reversed(urls)):
+        await store.add_job(named_by(number + 1, url))
+        await pins.look()
+    for number in range(500):
+        await blobs.put(script(number))
+    assert await blobs.held(cid, max_bytes=MIB) == large
 
 
 async def test_more_scripts_than_may_be_pinned_leave_room_for_others() -> None:
