@@ -68,6 +68,9 @@ def _authorised(task: Task, facts: Facts) -> Authorisation:
     job = task.job()  # REJECT: the JobSpec is not the one whose digest was signed, or is malformed
     if (job.job_id, job.chain_id, job.level) != (authorisation.job_id, task.chain_id, authorisation.level):  # REJECT
         raise Reject("SPEC_CONTRADICTS", "job, chain or level differ between JobSpec and authorisation")
+    scripted = job.definition in runs.SCRIPTED
+    if (task.pinned_block > 0, bool(task.inputs)) != (scripted, scripted):  # REJECT: taken off, or put to a call that is given
+        raise Reject("INPUTS_CONTRADICT", "pinned block and signed inputs go with a script, and none without")
     if not names(job.trigger, authorisation.trigger_id, task.observation):  # REJECT: what was seen is of another firing
         raise Reject("OBSERVATION_CONTRADICTS", "the observation is not of the firing that the trigger id names")
     signer = ecdsa.recover(domain.hub_digest(authorisation.struct_hash()), task.signature)
@@ -154,6 +157,8 @@ def _check_run(said: NotExecuted, facts: Facts, now: float) -> None:
         raise Ignore("EARLY", "more than an hour ahead")
     if said.code not in SCRIPT_FAULTS:  # REJECT: no other reason ends a task without a transaction
         raise Reject("WRONG_REASON", f"{said.code[:64]} is not a script's own doing")
+    if (said.run is None) != (said.code == "SCRIPT_INVALID"):  # REJECT: what cannot be run used nothing, all else was run
+        raise Reject("WRONG_REASON", "a run is shown of a script that cannot be run, or none of another")
     height = facts.height(task.chain_id)
     if height is None:  # IGNORE
         raise Ignore("UNKNOWN_CHAIN", str(task.chain_id))
@@ -161,8 +166,6 @@ def _check_run(said: NotExecuted, facts: Facts, now: float) -> None:
         raise Ignore("UNKNOWN_BLOCK", f"pinned block {task.pinned_block}, head {height}")
     authorisation = _authorised(task, facts)
     definition = task.job().definition
-    if definition not in runs.SCRIPTED:  # REJECT: nothing was to be run
-        raise Reject("NO_SCRIPT", f"task definition {definition} has no script")
     if said.code == "SCRIPT_DECLINED" and definition != runs.CUSTOM:  # REJECT: others print arguments and decide nothing
         raise Reject("WRONG_REASON", f"a script of task definition {definition} cannot decline")
     domain = facts.domain(task.chain_id)

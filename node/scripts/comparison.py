@@ -41,12 +41,14 @@ def compare(own: Outcome, claimed: Run | None, job: JobSpec, code: str = "") -> 
 
 
 def contradicts_itself(claimed: Run | None, job: JobSpec, code: str = "") -> bool:
-    """Whether no outcome at all makes the claim true: a reason that is none, a run that is not shown, an output that means
-    something else."""
+    """Whether no outcome at all makes the claim true: a reason that is none, a run that is not shown or cannot have been made,
+    an output that means something else."""
     if code and code not in OWN_DOING:
         return True
+    if (claimed is None) != (code == "SCRIPT_INVALID"):  # what cannot be run has used nothing that could be claimed
+        return True
     if claimed is None:
-        return code != "SCRIPT_INVALID"
+        return False
     return code in _DECIDED and _code_of(action_of(job, claimed.output)) != code
 
 

@@ -10,7 +10,7 @@ import pytest
 from consensus import ecdsa, rules
 from consensus.codec import Domain, keccak
 from consensus.errors import Ignore, Reject
-from consensus.messages import JobSpec
+from consensus.messages import JobSpec, Task
 from consensus.triggers import LogSeen, Observation
 from tests.consensus import samples
 from tests.consensus.samples import DOMAIN, NOW, PEER
@@ -83,6 +83,21 @@ def test_a_task_whose_spec_speaks_of_another_job_is_rejected() -> None:
     auth = samples.authorisation(spec=samples.spec_digest(other.encode()))
     with pytest.raises(Reject, match="SPEC_CONTRADICTS"):
         rules.check_task(samples.task(auth, spec=other), KNOWN, NOW)
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        msgspec.structs.replace(samples.script_task(), pinned_block=0, storage="", inputs=b""),
+        samples.task(pinned_block=samples.PINNED),
+        samples.task(storage="{}"),
+        samples.script_task(pinned_block=0),
+    ],
+)
+def test_a_task_whose_scripts_inputs_were_taken_off_or_put_on_is_rejected(altered: Task) -> None:
+    """Anyone may publish a task again: a performer who took such a copy first would refuse the task for good."""
+    with pytest.raises(Reject, match="INPUTS_CONTRADICT"):
+        rules.check_task(altered, KNOWN, NOW)
 
 
 FIRING = samples.event_task().authorisation.trigger_id
