@@ -9,9 +9,11 @@ from node.journal import Opinion
 from node.sandbox.port import Limits
 from node.scripts import Outcome, Scripts
 from node.verification.opinions import YES, cannot_tell, no
-from node.verification.tolerances import near, plausible
+from node.verification.tolerances import most, most_stopped, near, plausible
 
 LIMITS = Limits()
+_STOPPED = frozenset({"SCRIPT_TIMEOUT", "SCRIPT_MEMORY"})
+"""Reasons by which a run was cut off at a limit."""
 
 
 async def rerun(task: Task, job: JobSpec, claimed: Run | None, code: str, log: Log | None, scripts: Scripts) -> Opinion:
@@ -24,8 +26,10 @@ async def rerun(task: Task, job: JobSpec, claimed: Run | None, code: str, log: L
         return no("WRONG_OUTPUT") if _impossible(own, code) else cannot_tell(reason)
     if reason is not None:
         return no(reason)
-    if claimed is not None and own.run is not None and not plausible(claimed.usage, own.run.usage):
-        return no("WRONG_FEE")
+    if claimed is not None and own.run is not None:
+        bound = most_stopped(own.run.usage, LIMITS) if code in _STOPPED else most(own.run.usage)
+        if not plausible(claimed.usage, bound):
+            return no("WRONG_FEE")
     return YES
 
 
@@ -34,6 +38,6 @@ def _impossible(own: Outcome, code: str) -> bool:
 
     What reads the network may take any time elsewhere.
     """
-    if code not in ("SCRIPT_TIMEOUT", "SCRIPT_MEMORY") or own.networked or own.run is None:
+    if code not in _STOPPED or own.networked or own.run is None:
         return False
     return not near(code, own.run.usage, LIMITS)

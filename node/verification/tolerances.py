@@ -21,9 +21,22 @@ def most(own: Usage) -> Usage:
     )
 
 
-def plausible(claimed: Usage, own: Usage) -> bool:
-    """Whether an honest keeper's machine may have used what is claimed."""
+def most_stopped(own: Usage, limits: Limits) -> Usage:
+    """The same of a run that was stopped at a limit, here and there: all that the limits leave it.
+
+    How far it had come by then, and so what it had taken of everything else, goes by the machine and what else that did.
+    """
     bound = most(own)
+    return Usage(
+        cpu_ms=max(bound.cpu_ms, round(limits.cpus * limits.wall_s * 1000) + USAGE_SLACK.cpu_ms),
+        wall_ms=max(bound.wall_ms, round(limits.wall_s * 1000) + USAGE_SLACK.wall_ms),
+        peak_kib=max(bound.peak_kib, limits.memory // 1024 + USAGE_SLACK.peak_kib),
+        transferred=max(bound.transferred, limits.transferred + USAGE_SLACK.transferred),
+    )
+
+
+def plausible(claimed: Usage, bound: Usage) -> bool:
+    """Whether an honest keeper's machine may have used what is claimed, where it may have used `bound` at most."""
     return (
         claimed.cpu_ms <= bound.cpu_ms
         and claimed.wall_ms <= bound.wall_ms

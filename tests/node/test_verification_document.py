@@ -11,9 +11,10 @@ from pathlib import Path
 
 from consensus import committee, rules, runs
 from consensus.lifecycle import REASONS, SCRIPT_FAULTS
+from consensus.messages import Usage
 from node.recheck import CONTRADICTIONS
 from node.sandbox.port import Limits
-from node.verification.tolerances import USAGE_FACTOR, USAGE_SLACK
+from node.verification.tolerances import USAGE_FACTOR, USAGE_SLACK, most_stopped
 from p2p.topics import MAX_INLINE_PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -116,8 +117,8 @@ REFUSED: tuple[tuple[str, str], ...] = (
     ("WRONG_CALL", "calldata beside the authorised hash"),
     ("WRONG_TARGET", "a target beside the authorised one"),
     ("BAD_SIGNATURE", "a package changed after its performer signed it; a certificate that its committee did not sign"),
-    ("WRONG_REASON", "a run ended by what is no script's own doing"),
-    ("NO_SCRIPT", "a run of a job that has no script"),
+    ("WRONG_REASON", "a run ended by what is no script's own doing, or shown of a script that cannot be run"),
+    ("INPUTS_CONTRADICT", "a script's task without its signed inputs, or another's with them"),
     ("DUPLICATE_SIGNER", "a certificate that counts somebody twice"),
     ("WRONG_EPOCH", "a certificate of another epoch than the pinned block's"),
     ("NOT_IN_COMMITTEE", "a certificate of signers who hold no seat, or not in draw order"),
@@ -143,6 +144,7 @@ def document() -> str:
     head = ("what is compared", "with this keeper's own", "exactness", "`no`", "`cannot_tell`")
     slack = USAGE_SLACK
     limits = Limits()
+    stopped = most_stopped(Usage(0, 0, 0, 0), limits)
     return f"""# Verification
 
 What a keeper checks before it signs a vote: everything, by its own RPC, its own readings and its own sandbox. It believes
@@ -181,6 +183,11 @@ goes by gossip, from the first ranks of the committee. Votes here are evidence a
                 ("wall time", f"{USAGE_FACTOR} x own + {slack.wall_ms} ms"),
                 ("peak memory", f"{USAGE_FACTOR} x own + {slack.peak_kib // 1024} MiB"),
                 ("traffic", f"{USAGE_FACTOR} x own + {slack.transferred // 1024} KiB"),
+                (
+                    "any of these, of a run stopped by `SCRIPT_TIMEOUT` or `SCRIPT_MEMORY`",
+                    f"or, if that is more, the limits and the slack: {stopped.cpu_ms} ms, {stopped.wall_ms} ms, "
+                    f"{stopped.peak_kib // 1024} MiB, {stopped.transferred // 1024} KiB",
+                ),
                 ("numbers in the output of a script that reads the network", "what its `tolerance` line says, 10 % at most"),
                 ("limit said to be broken", f"one that these bounds reach: {limits.wall_s:g} s, {limits.memory >> 20} MiB"),
                 ("gas and its price", "any: measured and capped by the hub, never claimed"),

@@ -12,8 +12,11 @@ from consensus import rules
 from consensus.errors import Ignore, Reject
 from consensus.messages import JobSpec, NotExecuted, Run, Uint256, Usage, Verdict
 from node.infra.chain import ExecutionStatus
+from node.sandbox.port import Limits
+from node.scripts import NoCall, Outcome
+from node.scripts.comparison import compare
 from node.verification.not_executed import verify_run
-from node.verification.tolerances import most
+from node.verification.tolerances import most, most_stopped
 from tests.consensus import samples
 from tests.consensus.samples import NOW, PEER
 from tests.consensus.test_rules import KNOWN
@@ -108,6 +111,21 @@ async def test_usage_inflated() -> None:
     assert await _verdict(reported(said=Prints(DECLINES, beyond))) == _no("WRONG_FEE")
 
 
+async def test_usage_of_a_script_that_nobody_can_run() -> None:
+    """Nothing bounds what is claimed for a run that no attester can make."""
+    said = reported(said=Prints(b"", Usage(2**39, 2**39, 2**39, 0)), code="SCRIPT_INVALID")
+    assert compare(Outcome(NoCall("SCRIPT_INVALID", ""), None), said.run, said.task.job(), said.code) == "WRONG_OUTPUT"
+    with pytest.raises(Reject, match="WRONG_REASON"):
+        rules.check_not_executed(said, PEER, KNOWN, NOW)
+
+
+@pytest.mark.parametrize("field", ["cpu_ms", "wall_ms", "peak_kib", "transferred"])
+async def test_usage_beyond_what_the_limits_leave_a_run(field: str) -> None:
+    bound = most_stopped(SLOW.usage, Limits())
+    beyond = dataclasses.replace(SLOW, usage=msgspec.structs.replace(bound, **{field: getattr(bound, field) + 1}))
+    assert await _verdict(reported(said=beyond, code="SCRIPT_TIMEOUT"), SLOW) == _no("WRONG_FEE")
+
+
 async def test_a_trigger_that_never_fired() -> None:
     assert await _verdict(reported(trigger_id=Uint256(NOW + 7))) == _no("NOT_DUE")
 
@@ -140,6 +158,22 @@ async def test_a_limit_that_another_machine_may_have_reached_cannot_be_told(what
     assert await _verdict(reported(said=what, code=code), own) == (Verdict.CANNOT_TELL, "OUTPUT_DIFFERS")
 
 
+@pytest.mark.parametrize(
+    ("code", "own", "claimed"),
+    [
+        # a busy loop on a machine that does much else, and on one that does nothing else
+        ("SCRIPT_TIMEOUT", Usage(3_900, 20_000, 9_000, 0), Usage(20_300, 20_300, 9_000, 0)),
+        # one that reads on and keeps what it has read
+        ("SCRIPT_TIMEOUT", Usage(900, 20_000, 40_000, 500_000), Usage(9_000, 20_010, 400_000, 8_000_000)),
+        # an engine that stopped the run before anything was measured
+        ("SCRIPT_MEMORY", Usage(100, 150, 120_000, 0), Usage(0, 0, 512 * 1024, 0)),
+    ],
+)
+async def test_how_far_a_run_came_until_it_was_stopped_goes_by_the_machine(code: str, own: Usage, claimed: Usage) -> None:
+    said = reported(said=Prints(b"", claimed, code=code), code=code)
+    assert await _verdict(said, Prints(b"", own, code=code)) == YES
+
+
 async def test_without_the_script_nothing_can_be_told() -> None:
     assert await _verdict(reported(), None) == (Verdict.CANNOT_TELL, "SCRIPT_UNREACHABLE")
 
@@ -159,7 +193,7 @@ def test_true_words_are_accepted() -> None:
         (msgspec.structs.replace(reported(), code="SCRIPT_FAILED"), "BAD_SIGNATURE"),
         (reported(code="RPC_UNREACHABLE"), "WRONG_REASON"),
         (reported(DYNAMIC, FAILS), "WRONG_REASON"),  # only custom scripts decide
-        (samples.not_executed(samples.task(pinned_block=samples.PINNED), code="SCRIPT_FAILED"), "NO_SCRIPT"),
+        (samples.not_executed(samples.task(pinned_block=samples.PINNED), code="SCRIPT_FAILED"), "INPUTS_CONTRADICT"),
         (samples.not_executed(msgspec.structs.replace(samples.script_task(), pinned_block=39)), "NOT_DISPATCHER"),
         (reported(performer=b"\x01" * 20), "WRONG_PERFORMER"),
     ],
