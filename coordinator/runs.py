@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 import trio
 
@@ -137,18 +138,23 @@ class Runs:
             self._fetching.release()
 
     async def _attempt(self, message: TaskMessage) -> Attempt | None:
-        """The attempt with exactly these bytes: whatever a dispatcher's key has signed elsewhere is none of ours."""
+        """The attempt that says the same: whatever a dispatcher's key has signed elsewhere is none of ours.
+
+        What no dispatcher signed (trace id, what was seen) does not count: anyone may publish a task again with another one,
+        and the performer cannot tell which is ours.
+        """
         attempts = await self._store.attempts(message.task_id)
         found = next((a for a in attempts if a.number == message.authorisation.attempt), None)
-        return found if found is not None and found.message == message.encode() else None
+        return found if found is not None and _signed(TaskMessage.decode(found.message)) == _signed(message) else None
 
     # --- packages
 
     async def _heard(self, execution: Execution) -> None:
         task = execution.task
-        if execution.run is None or await self._attempt(task) is None:
+        if execution.run is None or (attempt := await self._attempt(task)) is None:
             return
-        package = RunPackage(task.task_id, task.authorisation.attempt, execution.encode(), int(self._clock.now()))
+        said = _claimed(execution, attempt).encode()
+        package = RunPackage(task.task_id, task.authorisation.attempt, said, int(self._clock.now()))
         await self._store.add_package(package)
         await self.settle(task.task_id)
 
@@ -254,6 +260,17 @@ class Runs:
 
     def _now_ms(self) -> int:
         return self._clock.now_ns() // 1_000_000
+
+
+def _signed(message: TaskMessage) -> tuple[object, ...]:
+    return message.chain_id, message.authorisation, message.pinned_block, message.storage
+
+
+def _claimed(execution: Execution, attempt: Attempt) -> Execution:
+    """A package without what may differ between two honest ones of one attempt: the transaction, which a dearer one may
+    have replaced, with the signature over it; and what was not signed of the task."""
+    task = TaskMessage.decode(attempt.message)
+    return msgspec.structs.replace(execution, task=task, transaction=bytes(32), signature=bytes(65))
 
 
 def _shown(spec: JobSpec, execution: Execution) -> str:

@@ -78,6 +78,12 @@ class Scripted:
             await keeper.network.publish(RUN_CERTIFICATES, certificate(keeper.world, said))
 
 
+def everybody(world: World, behaviour: Scripted) -> Scripted:
+    for keeper in world.keepers:
+        keeper.behaviour = behaviour
+    return behaviour
+
+
 def certificate(world: World, said: NotExecuted, *, signers: int | None = None) -> RunCertificate:
     """What the committee of the first round makes of it when all, or the first so many, of its members sign."""
     task, ledger = said.task, world.ledger

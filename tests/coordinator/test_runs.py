@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import trio
@@ -15,25 +14,15 @@ from consensus.lifecycle import TaskState
 from consensus.messages import Run, Task
 from coordinator import monitor
 from coordinator.attempts import DispatchPolicy
-from coordinator.fees import cid_of
-from coordinator.store.memory import MemoryStore
 from node.arguments import encode_call
 from node.infra.chain import Policy
-from node.scripts.outputs import action_of
-from node.scripts.port import Call
 from p2p.network import PeerId
-from p2p.topics import EXECUTIONS, RUN_CERTIFICATES
-from tests.coordinator.scripts_world import SCRIPT, USAGE, Scripted, certificate, decides, declines, post
-from tests.coordinator.world import DISPATCHER, OWNER, TARGET, FakeKeeper, World, open_world
+from p2p.topics import RUN_CERTIFICATES
+from tests.coordinator.scripts_world import USAGE, Scripted, certificate, decides, declines, everybody, post
+from tests.coordinator.world import DISPATCHER, OWNER, TARGET, FakeKeeper, open_world
 
 S = TaskState
 PING = encode_call("ping(uint256)", "[7]")
-
-
-def everybody(world: World, behaviour: Scripted) -> Scripted:
-    for keeper in world.keepers:
-        keeper.behaviour = behaviour
-    return behaviour
 
 
 # --- dispatch
@@ -264,118 +253,3 @@ async def test_an_execution_of_another_attempt_overrules_the_certificate(autojum
         await trio.sleep(5)
         [task] = await world.tasks(job_id)
         assert task.state is S.EXECUTED
-
-
-# --- storage
-
-
-async def test_what_a_script_keeps_is_given_to_the_next_run_once_it_is_certified(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-
-        def count(task: Task) -> bytes:
-            known = json.loads(task.storage or "{}").get("n", 0)
-            return decides(TARGET, PING, n=known + 1, gone=None)
-
-        script = everybody(world, Scripted(count))
-        job_id = await post(world, interval=30, time_frame=90)
-        await world.until(lambda tasks: bool(tasks) and tasks[0].state is S.EXECUTED, job_id)
-        await trio.sleep(2)
-        assert await world.store.storage(job_id) == ""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.certify_all)
-            await world.ended(job_id, 3)
-            await trio.sleep(5)
-            nursery.cancel_scope.cancel()
-        assert await world.store.storage(job_id) == '{"n":3}'
-        assert [storage for _, storage in script.inputs] == ["", '{"n":1}', '{"n":2}']
-        assert await world.store.tasks_with_packages() == []
-        assert await world.store.usage(cid_of(SCRIPT)) == USAGE
-
-
-async def test_a_rejected_execution_keeps_nothing(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
-        job_id = await post(world)
-        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
-        await trio.sleep(1)
-        world.settle(task.id, accepted=False)
-        await world.ended(job_id)
-        await trio.sleep(1)
-        assert await world.store.storage(job_id) == ""
-        assert await world.store.tasks_with_packages() == []
-
-
-async def test_a_keeper_that_signs_two_packages_of_one_attempt_changes_nothing(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        script = everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
-        job_id = await post(world)
-        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
-        package = script.published[0]
-        keeper = next(k for k in world.keepers if k.address == task.performer)
-        other = Run(bytes(32), decides(TARGET, PING, n=666), USAGE)
-        action = action_of(package.task.job(), other.output)
-        assert isinstance(action, Call)
-        transaction = package.transaction  # type: ignore[union-attr]
-        lie = keeper.signer.execution(package.task, world.ledger.domain, transaction, TARGET, PING, 0, other)
-        await keeper.network.publish(EXECUTIONS, lie)
-        await trio.sleep(1)
-        world.settle(task.id)
-        await world.ended(job_id)
-        await trio.sleep(1)
-        assert await world.store.storage(job_id) == ""
-
-
-async def test_a_package_that_is_not_of_the_recorded_execution_says_nothing(autojump_clock: MockClock) -> None:
-    async with open_world() as world:
-        script = Scripted(lambda _: decides(TARGET, PING, n=1))
-
-        async def lies(keeper: FakeKeeper, task: Task, source: PeerId) -> None:
-            """Executes one call, and publishes another."""
-            await keeper.acknowledge(task, source)
-            await world.clock.sleep_until(task.authorisation.not_before)
-            sent = await keeper.wallet.send(
-                await keeper.wallet.prepare_execution(task.authorisation, task.signature, TARGET, PING, 0)
-            )
-            other = Run(bytes(32), decides(TARGET, PING[:-1] + b"\x09", n=666), USAGE)
-            package = keeper.signer.execution(task, world.ledger.domain, sent, TARGET, PING[:-1] + b"\x09", 0, other)
-            await keeper.network.publish(EXECUTIONS, package)
-
-        for keeper in world.keepers:
-            keeper.behaviour = lies
-        job_id = await post(world)
-        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
-        await trio.sleep(1)
-        world.settle(task.id)
-        await world.ended(job_id)
-        await trio.sleep(1)
-        assert await world.store.storage(job_id) == ""
-        assert not script.published
-        [task] = await world.tasks(job_id)
-        assert task.arguments == ""
-
-
-@pytest.mark.parametrize("when", ["before the package is settled", "after the certificate"])
-async def test_a_coordinator_that_died_keeps_what_its_former_life_heard(autojump_clock: MockClock, when: str) -> None:
-    store = MemoryStore()
-    async with open_world(store=store) as world:
-        everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
-        job_id = await post(world)
-        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
-        await trio.sleep(1)
-        assert await store.tasks_with_packages() == [task.id]
-        if when == "after the certificate":
-            packages = await store.packages(task.id)
-            await store.drop_packages(task.id)
-            world.settle(task.id)
-            await world.ended(job_id)
-            world.kill()
-            for package in packages:
-                await store.add_package(replace(package))
-        else:
-            world.kill()
-            world.settle(task.id)
-        await world.start()
-        with trio.fail_after(60):
-            while await store.storage(job_id) != '{"n":1}':  # noqa: ASYNC110
-                await trio.sleep(0.1)
-        assert await store.tasks_with_packages() == []
