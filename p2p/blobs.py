@@ -72,7 +72,7 @@ class BlobLimits:
     pause: float = 0.5
     """Between them."""
     at_once: int = 16
-    """Blocks asked for at a time: 16 MiB of memory."""
+    """Blocks asked for at a time: 16 MiB of memory, and ten times as much where all that are asked send drop by drop."""
 
 
 @dataclass(slots=True)
