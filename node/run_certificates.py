@@ -17,6 +17,8 @@ from node.infra.compute import Compute
 from p2p.network import PeerId
 
 _KEPT = 4096  # digests, of an hour of more than one a second
+_VARIANTS = 4
+"""Certificates of one run that are accepted: its aggregators may each make one before they hear of another's."""
 _READ_S = 2.0  # of a rule's time, which the mesh bounds
 
 
@@ -29,13 +31,16 @@ class RunCertificates:
         self._clock = clock
         self._compute = compute
         self._checked: OrderedDict[bytes, None] = OrderedDict()  # of whole certificates: one that comes again costs no pairing
+        self._variants: OrderedDict[bytes, int] = OrderedDict()  # by digest: the performer's words and who signed are not in it
         self._certified: OrderedDict[bytes, None] = OrderedDict()
         self._waiting: dict[bytes, trio.Event] = {}
 
     async def check(self, certificate: RunCertificate, source: PeerId) -> None:
         """Accepts what a quorum of the right committee signed. Raises `Reject`, or `Ignore` when this process cannot tell."""
+        key, digest = hashlib.sha256(certificate.encode()).digest(), certificate.not_executed.digest()
+        if key not in self._checked and self._variants.get(digest, 0) >= _VARIANTS:  # before anything that costs
+            raise Ignore("KNOWN_RUN", "certified before, in as many ways as honest keepers do it")
         rules.check_run_certificate(certificate, source, self._facts, self._clock.now())
-        key = hashlib.sha256(certificate.encode()).digest()
         if key in self._checked:
             return
         chain, task = self._chains[certificate.not_executed.task.chain_id], certificate.not_executed.task
@@ -48,8 +53,10 @@ class RunCertificates:
             raise Ignore("UNKNOWN_BLOCK", f"pinned block {task.pinned_block} is not known here")
         await self._compute(runs.check_certificate, certificate, chain.domain, epoch, block.hash)
         self._checked[key] = None
-        while len(self._checked) > _KEPT:
-            self._checked.popitem(last=False)
+        self._variants[digest] = self._variants.pop(digest, 0) + 1
+        for kept in (self._checked, self._variants):
+            while len(kept) > _KEPT:
+                kept.popitem(last=False)
 
     def take(self, certificate: RunCertificate) -> None:
         """Notes a checked certificate and wakes whoever waits for it."""

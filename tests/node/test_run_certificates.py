@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import cast
 
 import msgspec
@@ -66,6 +67,22 @@ async def test_a_true_ones_signature_makes_no_other_true(autojump_clock: MockClo
     await certificates.check(certified(), PEER)
     with pytest.raises(Reject):
         await certificates.check(msgspec.structs.replace(certified(), round=1), PEER)
+
+
+async def test_one_run_certified_in_ever_other_words_costs_little(autojump_clock: MockClock) -> None:
+    """The performer's words are not signed: anyone could publish a true certificate again with others."""
+    read = Read()
+    certificates = process(read)
+    said = [msgspec.structs.replace(SAID, detail=f"word {n}") for n in range(10)]
+    taken = 0
+    for each in said:
+        with suppress(Ignore):
+            await certificates.check(certified(each), PEER)
+            taken += 1
+    assert 3 <= read.asked == taken <= 4  # as many as aggregate it honestly
+    await certificates.check(certified(said[0]), PEER)
+    with pytest.raises(Ignore, match="KNOWN_RUN"):
+        await certificates.check(certified(said[9]), PEER)
 
 
 async def test_what_this_process_cannot_read_counts_against_nobody(autojump_clock: MockClock) -> None:
