@@ -33,6 +33,7 @@ from node.packages import Packages, describes
 from node.run_certificates import RunCertificates
 from node.scripts.outputs import action_of, storage_updates
 from node.scripts.port import NoCall
+from node.scripts.quoting import quoted
 from p2p.network import Network, PeerId
 from p2p.topics import EXECUTIONS, NOT_EXECUTED, PACKAGES, RUN_CERTIFICATES
 
@@ -303,4 +304,4 @@ def _quoted(said: NotExecuted, spec: JobSpec) -> str:
         action = action_of(spec, said.run.output)
         if isinstance(action, NoCall) and action.code == said.code:
             return action.detail
-    return said.detail
+    return quoted(said.detail)  # nobody signed it, and anybody may have written it

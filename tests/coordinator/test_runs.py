@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from consensus import ecdsa
 from consensus.fees import resource_fee
 from consensus.lifecycle import TaskState
-from consensus.messages import Run, Task
+from consensus.messages import NotExecuted, Run, Task
 from coordinator import monitor
 from coordinator.attempts import DispatchPolicy
 from node.arguments import encode_call
@@ -116,6 +116,22 @@ async def test_a_script_that_declines_ends_its_task_with_its_own_words_and_no_ke
         assert await world.store.storage(job_id) == '{"checked":1}'
         assert all(r.failed == 0 for r in await world.store.keeper_records())
         assert world.coordinator.line.open(task.chain_id, task.performer or b"") == 0
+
+
+async def test_words_that_nobody_signed_are_shown_as_plain_text(autojump_clock: MockClock) -> None:
+    async with open_world() as world:
+        script = everybody(world, Scripted(lambda _: declines(), certify=False))
+        job_id = await post(world)
+        await world.until(lambda tasks: bool(script.published), job_id)
+        said = script.published[0]
+        assert isinstance(said, NotExecuted)
+        keeper = next(k for k in world.keepers if k.address == said.task.authorisation.performer)
+        fails = keeper.signer.not_executed(
+            said.task, world.ledger.domain, "SCRIPT_FAILED", "\x1b[31mred\r\n\u202etxt", said.run, 5
+        )
+        await world.keepers[0].network.publish(RUN_CERTIFICATES, certificate(world, fails))
+        [task] = await world.ended(job_id)
+        assert (task.reason, task.detail) == ("SCRIPT_FAILED", "[31mred txt")
 
 
 async def test_two_coordinators_see_one_end_and_charge_it_once(autojump_clock: MockClock) -> None:
