@@ -77,6 +77,8 @@ class Charges:
         """The next batch, when it is full or its oldest has waited long enough."""
         now = self._clock.now()
         self._sent = {task_id: until for task_id, until in self._sent.items() if until > now}
+        if len(self._sent) >= _KEPT:  # what could not be remembered would be sent for ever
+            return []
         found = await self._store.run_charges(self._chain.domain.chain_id, 2 * self._batch + len(self._sent))
         waiting = [each for each in found if each.task_id not in self._sent and _opens(each) + _DUE_S <= now][: self._size]
         if not waiting or (len(waiting) < self._size and waiting[0].at + self._interval > now):
@@ -101,8 +103,7 @@ class Charges:
                     self._size = max(1, len(waiting) // 2)
                     return
                 self._size = min(self._batch, 2 * self._size)
-        if len(self._sent) < _KEPT:
-            self._sent.update((each.task_id, now + _BOOKED_S) for each in waiting)
+        self._sent.update((each.task_id, now + _BOOKED_S) for each in waiting)
 
     async def _charges(self, waiting: Sequence[Waiting]) -> list[RunCharge]:
         """What the hub is to charge: never more than it takes for a run, nor than the task might have cost."""
