@@ -20,15 +20,17 @@ GWEI = 10**9
 
 @dataclass(frozen=True, slots=True)
 class FeeLimits:
-    """`most` is wei for a unit of gas, base fee and tip together; after `bump_after` seconds a transaction counts as stuck."""
+    """`most` is wei for a unit of gas, base fee and tip together, `tip` what a node's suggested tip is believed up to; after
+    `bump_after` seconds a transaction counts as stuck."""
 
     most: int
     bump_after: float
+    tip: int = 50 * GWEI
 
     @classmethod
     def of(cls, settings: FeeSettings) -> Self:
         """What an operator configured for a chain."""
-        return cls(int(settings.max_fee_gwei * GWEI), settings.bump_after_s)
+        return cls(int(settings.max_fee_gwei * GWEI), settings.bump_after_s, int(settings.max_tip_gwei * GWEI))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,14 @@ class Market:
     async def _at_most(self, age: float) -> Price:
         if self._price is None or trio.current_time() - self._price.at > age:
             block, price = await self._rpc.batch([("eth_getBlockByNumber", ["latest", False]), ("eth_gasPrice", [])])
-            self._price = _price(block, price)
+            self._price = _price(block, price, self.limits.tip)
         return self._price
 
 
-def _price(block: Any, price: Any) -> Price:
+def _price(block: Any, price: Any, most: int) -> Price:
     base = block.get("baseFeePerGas") if isinstance(block, dict) else None
     if base is None:
         return Price(None, int_of(price), trio.current_time())
     # A node's gas price is the base fee plus the tip it suggests; asking for the sum works on every chain.
-    return Price(int_of(base), max(int_of(price) - int_of(base), 0), trio.current_time())
+    # What is offered above the base fee need not be paid, but a tip is: a node's word for it goes only so far.
+    return Price(int_of(base), min(max(int_of(price) - int_of(base), 0), most), trio.current_time())

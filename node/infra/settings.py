@@ -129,6 +129,12 @@ class FeeSettings(Settings):
         le=1_000_000,
         description="Most that is paid for a unit of gas, base fee and tip together; while it costs more nothing is sent.",
     )
+    max_tip_gwei: float = Field(
+        default=50.0,
+        gt=0,
+        le=1_000_000,
+        description="Most of a tip that an endpoint suggests; unlike the base fee's limit, it is paid in full.",
+    )
     bump_after_s: float = Field(
         default=15.0,
         ge=1,

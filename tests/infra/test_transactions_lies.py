@@ -1,4 +1,5 @@
-"""A node that lags says too low a nonce, or refuses what others took: no gas, no nonce and no patience is lost on it."""
+"""A node that lags says too low a nonce, refuses what others took, or names a price that nobody asks: no gas, no nonce and no
+patience is lost on it."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ import pytest
 import trio
 
 from consensus.errors import Failed, Transient
+from node.infra.gas_price import GWEI, FeeLimits
 from node.infra.rpc import RpcError, Unreachable
+from node.infra.secret import Secret
 from node.infra.sqlite import MEMORY, open_database
+from node.infra.transaction_bytes import read
 from node.infra.transaction_log import SENT_MIGRATIONS, SqliteTransactionLog
 from node.infra.transactions import Outbox
 from tests.infra.fake_node import FakeNode, nonce_of
-from tests.infra.test_transactions import outbox, send
+from tests.infra.test_transactions import KEY, outbox, send
 
 
 class LaggingNode(FakeNode):
@@ -165,3 +169,15 @@ async def test_a_node_that_goes_away_while_it_is_told_again_is_told_soon_after(s
             await trio.sleep(0.1)
         assert trio.current_time() - began < 6  # a look, not a pause for liars
         nursery.cancel_scope.cancel()
+
+
+async def test_a_suggested_tip_is_paid_up_to_a_limit_and_nothing_is_replaced_for_more(sent_log, autojump_clock):
+    class Greedy(FakeNode):
+        async def eth_gasPrice(self) -> str:
+            return hex(GWEI + 1_000 * GWEI)
+
+    node = Greedy(instant=False)
+    box = Outbox(node, Secret(KEY), 31337, sent_log, FeeLimits(most=500 * GWEI, bump_after=15.0, tip=3 * GWEI))
+    await wait_for(box, await send(box, "a"), 300)
+    offers = [read(raw)[1] for raw in dict.fromkeys(node.received)]
+    assert [(offer.most, offer.tip) for offer in offers] == [(5 * GWEI, 3 * GWEI)]
