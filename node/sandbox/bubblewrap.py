@@ -7,15 +7,12 @@ so one thread, which lives as long as this process, starts them all.
 
 from __future__ import annotations
 
-import array
 import contextlib
-import fcntl
 import json
 import os
 import resource
 import signal
 import subprocess
-import termios
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,8 +41,9 @@ _DROPPING_S = 0.001  # for each piece that nobody wants: 64 MB a second, and the
 _PIECE = 65_536
 _UNHEAPED = 128 * 1024 * 1024  # of a process' private memory that is stacks and the like, and mostly not used
 # In a subshell: the command must not be the first process, which ignores signals. What the shell says itself is nobody's.
-# What comes first on stdin says that the node is there: one that was killed just now cannot have its program run unattended.
-_FIRST = """read -r word && [ "$word" = go ] || exit 125
+# It says that it is there, and waits for a word on stdin, which a node that was killed meanwhile will not give. The word must not
+# come earlier: only just before it becomes this shell does the process ask the kernel to be killed with its parent.
+_FIRST = """echo; read -r word && [ "$word" = go ] || exit 125
 ulimit -c 0 && ulimit -t "$1" && ulimit -f "$2" && ulimit -l 64 && ulimit -n 256 && ulimit -d "$3" || exit 125
 exec 3>&2 2>/dev/null
 ulimit -p "$4" || ulimit -u "$4" || exit 125
@@ -115,13 +113,14 @@ class Bubblewrap:
 
     @asynccontextmanager
     async def _started(self, command: Command, user: int | None) -> AsyncIterator[_Started]:
-        """bubblewrap, waiting at its block. Afterwards it and everything in it is gone."""
+        """bubblewrap, at work or waiting for its word. Afterwards it and everything in it is gone."""
         started = await trio.to_thread.run_sync(lambda: self.thread.submit(_spawn, self, command, user).result())
         try:
             # Not to be cancelled: only the namespace's first process can be killed with all the others.
             with trio.move_on_after(SETUP_S) as setup:
                 setup.shield = True
-                await started.learn_first()
+                await started.ready()
+            started.learn_first()
             yield started
         finally:
             started.kill()
@@ -136,11 +135,12 @@ class Bubblewrap:
 class _Started:
     """A bubblewrap process, our ends of its pipes, and what came out of them."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stdin: int, stdout: int, stderr: int, told: int, gate: int, hold: int):
+    def __init__(self, process: subprocess.Popen[bytes], stdin: int, stdout: int, stderr: int, told: int):
+        self._handle = os.pidfd_open(process.pid)  # first: it may fail, and the pipes are not ours until it has not
         self.process = process
         self.stdin, self.stdout = trio.lowlevel.FdStream(stdin), trio.lowlevel.FdStream(stdout)
-        self.stderr, self.told = trio.lowlevel.FdStream(stderr), trio.lowlevel.FdStream(told)
-        self.gate, self.hold = gate, hold  # the pipe at which the command waits: our end, and its end
+        self.stderr = trio.lowlevel.FdStream(stderr)
+        self.told = told
         self.printed, self.complained = bytearray(), bytearray()
         self.seen = Seen()
         self.wall_s = 0.0
@@ -151,20 +151,19 @@ class _Started:
         self.first: int | None = None
         """Process id of the namespace's first process."""
         self._first_handle: int | None = None
-        self._handle = os.pidfd_open(process.pid)
 
-    async def learn_first(self) -> None:
-        """Waits for the first process. Raises OSError when there is none."""
-        text = b""
-        while b"}" not in text:
-            piece = await self.told.receive_some(4096)
-            if not piece:
-                return
-            text += piece
-        first = int(json.loads(text)["child-pid"])
-        with contextlib.suppress(ProcessLookupError):
-            self._first_handle = os.pidfd_open(first)
-            self.first = first
+    async def ready(self) -> None:
+        """Waits until the first process says that the command can start, or ends before."""
+        self.begun = bool(await self.stdout.receive_some(1))
+
+    def learn_first(self) -> None:
+        """Finds the first process, if there is one. Raises OSError."""
+        text = os.pread(self.told, 4096, 0)
+        if b"}" in text:
+            first = int(json.loads(text)["child-pid"])
+            with contextlib.suppress(ProcessLookupError):
+                self._first_handle = os.pidfd_open(first)
+                self.first = first
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -179,11 +178,10 @@ class _Started:
         self.exit_code = self.process.returncode = os.waitstatus_to_exitcode(status)
 
     async def close(self) -> None:
-        self.begun = self.begun and array.array("i", fcntl.ioctl(self.hold, termios.FIONREAD, bytes(4)))[0] == 0
-        for stream in (self.stdin, self.stdout, self.stderr, self.told):
+        for stream in (self.stdin, self.stdout, self.stderr):
             with trio.CancelScope(shield=True):
                 await stream.aclose()
-        for fd in (self.gate, self.hold, self._handle, self._first_handle):
+        for fd in (self.told, self._handle, self._first_handle):
             if fd is not None:
                 os.close(fd)
 
@@ -208,17 +206,17 @@ def _spawn(bubblewrap: Bubblewrap, command: Command, user: int | None) -> _Start
         stdin, feed = pipe()
         out, stdout = pipe()
         err, stderr = pipe()
-        told, tell = pipe()
-        hold, gate = pipe()
-        for fd in (feed, out, err, told, hold, gate):
+        # No pipe: bubblewrap would end by writing to it when we are gone, and its child would wait for a word from it for ever.
+        told = os.memfd_create("sandbox")
+        for fd in (feed, out, err, told):
             held(fd, ours)
-        for fd in (stdin, stdout, stderr, tell):
+        for fd in (stdin, stdout, stderr):
             held(fd, theirs)
         options = [*_ISOLATED, *command.mounts]
         for name, value in command.environment.items():
             options += ["--setenv", name, value]
-        shared = [tell, hold, content(bubblewrap.filter)]
-        options += ["--info-fd", str(tell), "--block-fd", str(hold), "--seccomp", str(shared[-1])]
+        shared = [told, content(bubblewrap.filter)]
+        options += ["--info-fd", str(told), "--seccomp", str(shared[-1])]
         for path, data in command.files.items():
             shared.append(content(data))
             options += ["--perms", "0555", "--ro-bind-data", str(shared[-1]), path]
@@ -237,22 +235,22 @@ def _spawn(bubblewrap: Bubblewrap, command: Command, user: int | None) -> _Start
             env={},
             **({} if user is None else {"user": user, "group": user, "extra_groups": []}),  # type: ignore[call-overload]
         )
+        started = _Started(process, feed, out, err, told)
         ours.pop_all()
-    return _Started(process, feed, out, err, told, gate, hold)
+    return started
 
 
 async def _attend(started: _Started, command: Command, group: Group | None) -> None:
     """Lets the command run, to its end or to that of its limits."""
     limits, seen = command.limits, started.seen
-    if started.first is None:
+    if started.first is None or not started.begun:
+        started.begun = False
         started.kill()
         with trio.move_on_after(_KILLED_S):
             await _take(started.stderr, started.complained, limits.stderr)
         return
     _place(started.first, group)
     began = time.monotonic()
-    started.begun = True
-    os.write(started.gate, b"!")
     with trio.move_on_after(limits.wall_s) as stop:
         async with trio.open_nursery() as beside:
             if group is None or not group.limits_memory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
@@ -57,15 +58,19 @@ def marked(mark: str) -> list[int]:
 
 def gone(mark: str, within_s: float = 30.0) -> bool:
     """Whether no process has the mark, once those have ended that are about to."""
-    for pid in marked(mark):
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            waiting = select.poll()
-            waiting.register(handle, select.POLLIN)
-            waiting.poll(within_s * 1000)
-        finally:
-            os.close(handle)
-    return marked(mark) == []
+    until = time.monotonic() + within_s
+    while found := marked(mark):
+        for pid in found:
+            try:
+                handle = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                waiting = select.poll()
+                waiting.register(handle, select.POLLIN)
+                waiting.poll(max(until - time.monotonic(), 0) * 1000)
+            finally:
+                os.close(handle)
+        if time.monotonic() > until:
+            return marked(mark) == []
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from node.sandbox.embedded import FIRST_USER, Embedded, open_embedded
 from node.sandbox.port import Language, Stopped
 from tests.components import find
 from tests.sandbox.conftest import embedded
-from tests.sandbox.programs import LIMITS, gone, marked, printed, program, run
+from tests.sandbox.programs import LIMITS, marked, printed, program, run
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = SandboxSettings(kind="embedded", esbuild=find("esbuild"))
@@ -122,22 +121,61 @@ trio.run(main)
 """
 
 
+REAPER = """
+import ctypes, os, signal, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: whoever loses its parent becomes a child of this process
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "1", sys.argv[2]], stdout=subprocess.PIPE)
+while child.stdout.readline() not in (b"open\\n", b""):
+    pass
+try:
+    child.wait(int(sys.argv[3]) / 1000)
+except subprocess.TimeoutExpired:
+    child.send_signal(signal.SIGKILL)
+signal.alarm(60)  # a script that still runs would for an hour
+try:
+    while True:
+        os.wait()
+except ChildProcessError:
+    print("all gone")
+"""
+
+
 @pytest.mark.parametrize("milliseconds", [0, 5, 10, 15, 20, 30, 60, 200])
 def test_a_node_that_is_killed_leaves_no_script_running(milliseconds: int) -> None:
     mark = f"suite-killed-{os.getpid()}-{milliseconds}"
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, "1", mark], stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", REAPER, KILLED, mark, str(milliseconds)],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    with child:
-        assert child.stdout is not None
-        while child.stdout.readline() not in (b"open\n", b""):
-            pass
-        try:
-            child.wait(milliseconds / 1000)
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-        child.stdout.read()
-    assert gone(mark)
+    assert done.stdout == b"all gone\n"
+    assert marked(mark) == []
+
+
+SLOW_BUBBLEWRAP = """#!/usr/bin/python3 -IS
+import json, os, select, sys
+options = open(int(sys.argv[2]), "rb").read().decode().split("\\0")
+for name in ("--block-fd", "--info-fd"):
+    if name in options:
+        fd = int(options[options.index(name) + 1])
+        os.write(fd, json.dumps({"child-pid": os.getpid()}).encode()) if name == "--info-fd" else None
+early, _, _ = select.select([0], [], [], 0.5)
+print("told to start" if early else "not told", file=sys.stderr)
+"""
+
+
+async def test_a_program_is_started_only_once_it_would_be_killed_with_the_node(
+    monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    """bubblewrap that is slow, from when it names its first process on: a node killed now must not have said `go`."""
+    async with open_embedded(SETTINGS, cgroups=False) as sandbox:
+        slow = temporary / "slow"
+        slow.write_text(SLOW_BUBBLEWRAP)
+        slow.chmod(0o755)
+        monkeypatch.setattr(sandbox._bubblewrap, "program", slow)
+        with pytest.raises(Transient, match="not told"):
+            await sandbox.run(program("print(1)"), LIMITS)
 
 
 async def test_groups_of_a_node_that_was_killed_are_removed_by_the_next() -> None:
