@@ -221,7 +221,8 @@ class Attempts:
         """Who refused for a cause that is nobody's fault was wrong when another then executed: it counts like a fault, or
         refusing everything would be a way to keep the best score."""
         for former in await self._store.attempts(task.id):
-            blameless = former.code and former.code not in PERFORMER_FAULTS | _NOT_SAID
+            said = former.code == "NO_QUORUM"  # that there was nothing to execute, and no committee found so
+            blameless = said or (former.code and former.code not in PERFORMER_FAULTS | _NOT_SAID)
             if former.number < executed.number and blameless and former.performer != executed.performer:
                 self._line.ended(task.chain_id, former.performer, executed=False)
 

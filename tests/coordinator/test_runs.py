@@ -218,6 +218,20 @@ async def test_what_no_committee_confirms_is_tried_by_another_and_ends_by_name(a
         assert all(r.failed == 0 for r in await world.store.keeper_records())
 
 
+async def test_who_reports_what_no_committee_confirms_and_another_executes_is_given_less(autojump_clock: MockClock) -> None:
+    async with open_world(keepers=4) as world:
+        everybody(world, Scripted(lambda _: b"[7]"))
+        liar = world.keepers[0]
+        liar.behaviour = Scripted(lambda _: b"rubbish", certify=False)
+        job_id = await post(world, 2, interval=10, time_frame=1600)
+        executed = (S.EXECUTED, S.NOT_ATTESTED)
+        tasks = await world.until(lambda tasks: len(tasks) == 160 and all(t.state in executed for t in tasks), job_id)
+        given = [t.trigger_id for t in tasks if any(a.performer == liar.address for a in await world.attempts(t))]
+        late = [second for second in given if second > tasks[80].trigger_id]
+        assert len(late) <= 6
+        assert given
+
+
 async def test_a_certificate_that_too_few_signed_ends_nothing(autojump_clock: MockClock) -> None:
     async with open_world(keepers=4) as world:
         script = everybody(world, Scripted(lambda _: declines(), certify=False))
