@@ -13,7 +13,10 @@ from node.infra.content import MAX_CONTENT_BYTES, SharedContent
 
 NOT_SERVED = "NOT_SERVED"
 _UPLOADS = 30
-"""A minute of one API key's owner: so much of others' content can be pushed out of the store."""
+"""A minute of one API key's owner."""
+_UNIT, _UNITS = 64 * 1024, 64
+"""Bytes, and how many times so many an owner uploads a minute: 4 MiB. What comes and goes has a quarter of the store, 64 MiB, and
+what was uploaded is pinned within `coordinator.pins.PAUSE_S` of being named: long before one owner can push it out."""
 _OF_ONE = 120
 """Downloads a minute of one client address; keepers use the mesh."""
 _OF_ALL = 1200
@@ -41,6 +44,8 @@ def routes(sources: Sources, access: Access) -> Blueprint:
             raise Invalid("content", "is empty", "send the file's bytes, or {content} as JSON")
         if len(data) > MAX_CONTENT_BYTES:
             raise Invalid("content", f"has {len(data)} bytes", f"send at most {MAX_CONTENT_BYTES}")
+        for _ in range(0, len(data), _UNIT):
+            _allow(limits, f"bytes of {g.key.owner}".encode(), _UNITS, sources.clock.now(), "bytes uploaded")
         cid = await _content(sources).put(data)
         return {"cid": cid, "url": f"{request.host_url.rstrip('/')}/ipfs/{cid}", "ipfs_url": f"ipfs://{cid}"}, 201
 

@@ -125,6 +125,12 @@ async def test_uploading_needs_a_key_and_is_limited(place: Place) -> None:
     assert codes[-1] == 429
 
 
+async def test_one_owner_pushes_out_no_others_scripts_by_large_uploads(place: Place) -> None:
+    answers = [await place.post(bytes([number]) * MIB) for number in range(12)]
+    assert 4 <= [answer.status_code for answer in answers].count(201) < 8
+    assert (answers[-1].status_code, "bytes" in answers[-1].json()["message"]) == (429, True)
+
+
 async def test_what_users_upload_is_never_a_page(place: Place) -> None:
     for data, kind in ((b"<script>alert(1)</script>", "text/plain; charset=utf-8"), (b"\x89PNG\xff", "application/octet-stream")):
         cid = (await place.post(data, **{"Content-Type": "text/html"})).json()["cid"]
