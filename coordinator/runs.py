@@ -6,6 +6,7 @@ keeps once that is certified, and the end of a task without a transaction with t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ log = structlog.get_logger(__name__)
 S = TaskState
 _WAITING = 256  # messages while the store is slow; what is dropped of them is published again, or found in another copy
 _FETCHING = 16  # packages that are on their way here
+_FETCHING_OF_ONE = 4  # of one peer: whoever names what nobody has leaves the others room, and publishes again
 _RETRY_S = 1.0
 _LOOK_AGAIN_S = 60.0
 
@@ -83,6 +85,7 @@ class Runs:
         self._ended = ended
         self._certificates = RunCertificates(chains, facts, clock, compute)
         self._fetching = trio.Semaphore(_FETCHING)
+        self._fetching_of: Counter[PeerId] = Counter()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listens until cancelled; now and then looks at what was left unsettled, by a former run or another coordinator."""
@@ -100,7 +103,10 @@ class Runs:
             nursery.start_soon(self._each, said, self._said)
             nursery.start_soon(self._each, certificates, self._certified)
             async for received in references:
+                if self._fetching_of[received.source] >= _FETCHING_OF_ONE:
+                    continue
                 await self._fetching.acquire()
+                self._fetching_of[received.source] += 1
                 nursery.start_soon(self._fetch, received.message, received.source)
 
     # --- what the mesh may bring
@@ -137,6 +143,8 @@ class Runs:
             log.info("package_not_fetched", task_id=str(reference.task_id), code=error.code, detail=error.detail)
         finally:
             self._fetching.release()
+            self._fetching_of[source] -= 1
+            self._fetching_of += Counter()  # forgets whoever has none
 
     async def _attempt(self, message: TaskMessage) -> Attempt | None:
         """The attempt that says the same: whatever a dispatcher's key has signed elsewhere is none of ours.

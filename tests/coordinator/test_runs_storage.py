@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -11,14 +12,15 @@ import trio
 from trio.testing import MockClock
 
 from consensus.lifecycle import TaskState
-from consensus.messages import Execution, Run, Task
+from consensus.messages import Execution, PackageReference, Run, Task, Uint256
 from coordinator.fees import cid_of
 from coordinator.store.memory import MemoryStore
 from node.arguments import encode_call
 from node.scripts.outputs import action_of
 from node.scripts.port import Call
 from p2p.network import PeerId
-from p2p.topics import EXECUTIONS
+from p2p.topics import EXECUTIONS, PACKAGES
+from tests.consensus import samples
 from tests.coordinator.scripts_world import SCRIPT, USAGE, Scripted, decides, declines, everybody, post
 from tests.coordinator.world import TARGET, FakeKeeper, open_world
 
@@ -121,6 +123,41 @@ async def test_a_task_that_a_stranger_gave_another_trace_id_is_the_same_task(aut
         await trio.sleep(1)
         assert task.state is (S.COMPLETED if executes else S.NOT_EXECUTED)
         assert await world.store.storage(job_id) == '{"n":1}'
+
+
+class Silent:
+    """Content that nobody has, and nobody says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[PeerId] = []
+
+    async def put(self, data: bytes) -> str:
+        raise NotImplementedError
+
+    async def keep(self, cid: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def get(self, cid: str, *, max_bytes: int, peers: Sequence[PeerId] = ()) -> bytes:
+        self.asked.extend(peers)
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+async def test_who_names_content_that_nobody_has_leaves_others_room(autojump_clock: MockClock) -> None:
+    content = Silent()
+    async with open_world(coordinators=()) as world:
+        world.content = content
+        await world.start()
+        script = everybody(world, Scripted(lambda _: decides(TARGET, PING, n=1)))
+        job_id = await post(world)
+        [task] = await world.until(lambda tasks: [t.state for t in tasks] == [S.EXECUTED], job_id)
+        keeper = next(k for k in world.keepers if k.address == task.performer)
+        attempt = script.published[0].task.authorisation.attempt
+        for n in range(40):
+            reference = PackageReference(task.chain_id, Uint256(task.id), attempt, f"{samples.CID[:-2]}{n:02}")
+            await keeper.network.publish(PACKAGES, reference)
+        await trio.sleep(10)  # half of what one may take
+        assert content.asked == [keeper.peer_id] * 4
 
 
 async def test_a_package_that_is_not_of_the_recorded_execution_says_nothing(autojump_clock: MockClock) -> None:

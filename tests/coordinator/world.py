@@ -35,7 +35,9 @@ from node.infra.compute import inline
 from node.infra.observe import Observer, Registry
 from node.infra.secret import Secret
 from node.infra.sources import Heard, Value
+from node.packages import NoContent
 from node.signer import Signer
+from p2p.content import Content
 from p2p.memory import MemoryMesh, MemoryNetwork
 from p2p.network import PeerId, Received
 from p2p.topics import ANSWERS, CHECK_INS, TASKS, Answer
@@ -172,6 +174,7 @@ class World:
         self.policy = policy
         self.keeper_policy = keeper_policy
         self.lookahead = 5.0
+        self.content: Content = NoContent()
         self.keepers: list[FakeKeeper] = []
         self.calls: dict[int, bytes] = {}
         self.processes: dict[str, Process] = {}
@@ -219,6 +222,7 @@ class World:
                 compute=inline,
                 policy=self.policy,
                 keeper_policy=self.keeper_policy,
+                content=self.content,
                 lookahead=self.lookahead,
                 poll_interval=1.0,
             )
