@@ -290,7 +290,10 @@ async def _watch(first: int, limits: Limits, seen: Seen, stop: trio.CancelScope)
 
 async def _watch_group(group: Group, limits: Limits, seen: Seen, stop: trio.CancelScope) -> None:
     """A run ends when the kernel has killed one of its processes: the others may not even know."""
-    while not group.killed():  # noqa: ASYNC110 - the kernel says it in a file
+    while not group.killed():
+        # The kernel's peak has cached files in it, and what of them is left at the end need not be what was there at the peak:
+        # a program could hide what it took behind files that it reads last.
+        seen.peak = max(seen.peak, group.held())
         await trio.sleep(_GROUP_S)
     seen.code, seen.detail = "SCRIPT_MEMORY", _too_much(limits)
     stop.cancel()

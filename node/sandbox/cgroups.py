@@ -54,6 +54,12 @@ class Group:
         name = "memory.oom_control" if self._version == 1 else "memory.events"
         return _table(self._folders.get("memory"), name).get("oom_kill", 0) > 0
 
+    def held(self) -> int:
+        """Bytes of memory now, without cached files."""
+        memory = self._folders.get("memory")
+        name, prefix = ("memory.usage_in_bytes", "total_") if self._version == 1 else ("memory.current", "")
+        return _without_files(_number(memory, name), _table(memory, "memory.stat"), prefix) or 0
+
     def accounts(self) -> Accounts:
         memory, cpu = self._folders.get("memory"), self._folders.get("cpuacct")
         if self._version == 1:
@@ -118,6 +124,9 @@ class Cgroups:
                 (memory / "memory.limit_in_bytes").write_text(str(limits.memory))
                 _if_there(memory / "memory.memsw.limit_in_bytes", limits.memory)
                 _if_there(memory / "memory.swappiness", 0)
+                _if_there(
+                    memory / "memory.kmem.tcp.limit_in_bytes", limits.memory
+                )  # counted apart, and not at all unless limited
             else:
                 (memory / "memory.max").write_text(str(limits.memory))
                 _if_there(memory / "memory.swap.max", 0)

@@ -22,7 +22,7 @@ from typing import Any
 
 _PR_SET_DUMPABLE = 4
 _PIECE = 65_536
-_LOOK_S = 0.2
+_MEMORY_S = 0.05
 _CGROUP = "/sys/fs/cgroup"
 
 
@@ -67,14 +67,24 @@ def peak_bytes() -> int:
     """The most memory that this container took at a time, without the cached files of the image: who reads them first would
     pay for them."""
     own = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return most_bytes("memory.peak", "memory/memory.max_usage_in_bytes", own)
+
+
+def held_bytes() -> int:
+    """The same now. Looked at meanwhile: a program could hide what it took behind files that it reads last."""
+    return most_bytes("memory.current", "memory/memory.usage_in_bytes", 0)
+
+
+def most_bytes(second: str, first: str, otherwise: int) -> int:
+    """What a file of the cgroup says, of version 2 or 1, without cached files."""
     for peak, stat, files, shared in (
-        ("memory.peak", "memory.stat", "file", "shmem"),
-        ("memory/memory.max_usage_in_bytes", "memory/memory.stat", "total_cache", "total_shmem"),
+        (second, "memory.stat", "file", "shmem"),
+        (first, "memory/memory.stat", "total_cache", "total_shmem"),
     ):
         if most := numbers(peak).get(""):
             now = numbers(stat)
             return max(most - max(now.get(files, 0) - now.get(shared, 0), 0), 0)
-    return own
+    return otherwise
 
 
 def killed_for_memory() -> int:
@@ -128,8 +138,9 @@ def reaped(pid: int) -> int | None:
             found = status
 
 
-def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, int | None, bytes, bytes]:
-    """How the program ended ("exit", "time", "output" or "memory"), its wait status, and what it printed, as far as it may."""
+def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, int | None, bytes, bytes, int]:
+    """How the program ended ("exit", "time", "output" or "memory"), its wait status, what it printed, as far as it may, and the
+    most memory that was seen, in bytes."""
     woken, wake = os.pipe()
     for fd in (woken, wake, child.stdin, child.stdout, child.stderr):
         os.set_blocking(fd, False)
@@ -148,12 +159,15 @@ def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, in
         os.close(child.stdin)
     deadline = time.monotonic() + request["wall_s"]
     end, status = "", reaped(child.pid)
+    most_held, look_at = 0, 0.0
     while not end and status is None:
         left = deadline - time.monotonic()
+        if time.monotonic() >= look_at:
+            most_held, look_at = max(most_held, held_bytes()), time.monotonic() + _MEMORY_S
         if left <= 0:
             end = "time"
             break
-        for key, _ in selector.select(min(left, _LOOK_S)):
+        for key, _ in selector.select(min(left, _MEMORY_S)):
             fd = key.fd
             if fd == woken:
                 with contextlib.suppress(BlockingIOError):
@@ -185,7 +199,7 @@ def attend(child: Child, stdin: bytes, request: dict[str, Any]) -> tuple[str, in
     if not end and len(printed[child.stdout]) > request["stdout"]:
         end = "output"
     stdout, stderr = (bytes(printed[fd][: most[fd]]) for fd in (child.stdout, child.stderr))
-    return end or "exit", status, stdout, stderr
+    return end or "exit", status, stdout, stderr, most_held
 
 
 def take(fd: int, kept: bytearray, most: int) -> bool:
@@ -217,13 +231,13 @@ def main() -> None:
     stdin = read_exactly(ins, request["stdin"])
     cpu, began = cpu_us(), time.monotonic()
     child = Child(request["argv"], request["environment"], dumpable)
-    end, status, stdout, stderr = attend(child, stdin, request)
+    end, status, stdout, stderr, held = attend(child, stdin, request)
     report = {
         "end": end,
         "exit": os.waitstatus_to_exitcode(status or 0),
         "wall_ms": round((time.monotonic() - began) * 1000),
         "cpu_ms": (cpu_us() - cpu) // 1000,
-        "peak": peak_bytes(),
+        "peak": max(peak_bytes(), held),
         "oom": killed_for_memory(),
     }
     send(outs, report | {"stdout": len(stdout), "stderr": len(stderr)}, stdout, stderr)

@@ -34,7 +34,7 @@ FILES: Final[Mapping[str, str]] = {
 }
 """Files of /etc that are the sandbox's own."""
 
-_DEVICES: Final = ("null", "zero", "full", "random", "urandom")
+_DEVICES: Final = ("null", "full", "random", "urandom")  # /dev/zero, mapped, is memory that no process is charged for
 
 
 @dataclass(slots=True)

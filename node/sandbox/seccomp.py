@@ -21,10 +21,14 @@ FAMILIES: Final = (1, 2, 10)
 """Sockets may be of AF_UNIX, AF_INET and AF_INET6: no namespace holds AF_VSOCK, and the rest is attack surface."""
 TYPES: Final = (1, 2)
 """SOCK_STREAM and SOCK_DGRAM: nothing raw."""
+PROTOCOLS: Final = (0, 6, 17)
+"""The type's own, TCP and UDP: others of the internet (SCTP, L2TP, MPTCP, ping) load modules of the kernel."""
+NOBODYS: Final = 0x21
+"""MAP_SHARED with MAP_ANONYMOUS: memory that stays when nobody whom it is counted for maps it, as memfd_create's does."""
 NEW_NAMESPACES: Final = 0x7E02_0080
 """All CLONE_NEW* flags, the one for time among them."""
 
-_CHECKED = ("clone", "socket", "socketpair")
+_CHECKED = ("clone", "mmap", "socket", "socketpair")
 _LAST_KNOWN = 470  # a number beyond is answered as by a kernel that does not have the call yet
 _TYPE_MASK = 0xF  # beside the type stand SOCK_CLOEXEC and SOCK_NONBLOCK
 _X32 = 0x4000_0000
@@ -77,6 +81,14 @@ def bpf(machine: str | None = None) -> bytes:
         (_RETURN, 0, 0, EPERM),
         (_RETURN, 0, 0, ALLOW),
     ]
+    code += [
+        (_EQUAL, 0, 5, table["mmap"]),
+        (_LOAD, 0, 0, _ARGUMENTS + 3 * 8),
+        (_AND, 0, 0, NOBODYS),
+        (_EQUAL, 0, 1, NOBODYS),
+        (_RETURN, 0, 0, EPERM),
+        (_RETURN, 0, 0, ALLOW),
+    ]
     for name, families in (("socket", FAMILIES), ("socketpair", FAMILIES[:1])):
         checks = [
             (_LOAD, 0, 0, _ARGUMENTS),
@@ -84,6 +96,8 @@ def bpf(machine: str | None = None) -> bytes:
             (_LOAD, 0, 0, _ARGUMENTS + 8),
             (_AND, 0, 0, _TYPE_MASK),
             *_one_of(TYPES),
+            (_LOAD, 0, 0, _ARGUMENTS + 2 * 8),
+            *_one_of(PROTOCOLS),
             (_RETURN, 0, 0, ALLOW),
         ]
         code += [(_EQUAL, 0, len(checks), table[name]), *checks]
@@ -122,11 +136,13 @@ def docker_profile() -> dict[str, Any]:
 
     rules: list[dict[str, Any]] = [{"names": sorted(set(ALLOWED) - set(_CHECKED)), "action": allow}]
     rules += [{"names": ["clone"], "action": allow, "args": [masked(0, NEW_NAMESPACES, 0)]}]
+    rules += [{"names": ["mmap"], "action": allow, "args": [masked(3, bit, 0)]} for bit in (0x01, 0x20)]  # not both of `NOBODYS`
     for name, families in (("socket", FAMILIES), ("socketpair", FAMILIES[:1])):
         rules += [
-            {"names": [name], "action": allow, "args": [equal(0, family), masked(1, _TYPE_MASK, kind)]}
+            {"names": [name], "action": allow, "args": [equal(0, family), masked(1, _TYPE_MASK, kind), equal(2, protocol)]}
             for family in families
             for kind in TYPES
+            for protocol in PROTOCOLS
         ]
     rules += [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}]
     return {

@@ -1,7 +1,8 @@
 """Kernel numbers of the system calls that sandboxed programs may make: data for `node.sandbox.seccomp`.
 
 Python, Node.js, Go, its compiler and esbuild run on these. What is not here is refused: among it mounting, namespaces, tracing
-and reading other processes, keys, BPF, io_uring, perf, userfaultfd, file handles, modules, clocks, and what a later kernel adds.
+and reading other processes, memory as a file, keys, BPF, io_uring, perf, userfaultfd, file handles, modules, clocks, and what a
+later kernel adds.
 Numbers: Linux's arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 """
 
@@ -27,7 +28,7 @@ getrusage 98 165, getsid 124 156, getsockname 51 204, getsockopt 55 209, gettid 
 getuid 102 174, getxattr 191 8, inotify_add_watch 254 27, inotify_init 253 -, inotify_init1 294 26,
 inotify_rm_watch 255 28, ioctl 16 29, kill 62 129, lchown 94 -, lgetxattr 192 9, link 86 -, linkat 265 37, listen 50 201,
 listxattr 194 11, llistxattr 195 12, lremovexattr 198 15, lseek 8 62, lsetxattr 189 6, lstat 6 -, madvise 28 233,
-membarrier 324 283, memfd_create 319 279, mincore 27 232, mkdir 83 -, mkdirat 258 34, mlock 149 228, mlock2 325 284,
+membarrier 324 283, mincore 27 232, mkdir 83 -, mkdirat 258 34, mlock 149 228, mlock2 325 284,
 mlockall 151 230, mmap 9 222, mprotect 10 226, mremap 25 216, msync 26 227, munlock 150 229, munlockall 152 231,
 munmap 11 215, nanosleep 35 101, newfstatat 262 79, open 2 -, openat 257 56, openat2 437 437, pause 34 -,
 pidfd_open 434 434, pidfd_send_signal 424 424, pipe 22 -, pipe2 293 59, pkey_alloc 330 289, pkey_free 331 290,

@@ -47,6 +47,7 @@ def look(pid: int, limits: Limits, seen: Seen) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):  # it is gone
             folder = Path("/proc", str(each))
             memory += _proportional(folder) if len(processes) > _ALONE else _own(folder)
+            memory += _kib((folder / "status").read_bytes(), b"VmPTE:")  # tables alone may be gigabytes
             words = (folder / "stat").read_bytes().rpartition(b")")[2].split()
             threads += int(words[17])
             cpu_s += sum(int(word) for word in words[11:15]) * _TICK_S
@@ -65,7 +66,8 @@ def look(pid: int, limits: Limits, seen: Seen) -> None:
 
 
 def _own(folder: Path) -> int:
-    """Bytes that a process has for itself. What is shared are the host's files, mapped by all alike, never what a bomb is of."""
+    """Bytes that a process has for itself. What is shared are files: the host's, mapped by all alike, or those of /tmp, counted
+    there. Other memory to be shared the filter of system calls refuses."""
     pages = (folder / "statm").read_bytes().split()
     return (int(pages[1]) - int(pages[2])) * _PAGE
 
@@ -76,8 +78,12 @@ def _proportional(folder: Path) -> int:
         text = (folder / "smaps_rollup").read_bytes()
     except OSError:
         return _own(folder)
-    parts = [line.split() for line in text.splitlines() if line.startswith((b"Pss_Anon:", b"Pss_Shmem:"))]
-    return sum(int(words[1]) for words in parts) * 1024 if parts else _own(folder)
+    return _kib(text, b"Pss_Anon:", b"Pss_Shmem:") if b"Pss_Anon:" in text else _own(folder)
+
+
+def _kib(text: bytes, *names: bytes) -> int:
+    """Bytes, of the lines with these names, which say KiB."""
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(names)) * 1024
 
 
 def tree(pid: int, most: int) -> Iterator[int]:

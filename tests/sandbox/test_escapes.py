@@ -212,6 +212,28 @@ async def test_sockets_are_neither_raw_nor_of_a_family_beyond_the_internets(sand
     assert {tuple(each) for each in json.loads(said.replace("(", "[").replace(")", "]"))} <= allowed
 
 
+async def test_sockets_speak_no_protocol_that_the_kernel_would_load_for_them(sandbox: Sandbox) -> None:
+    said = await printed(
+        sandbox,
+        """
+        import errno, socket
+        refused = set()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                for protocol in set(range(1, 300)) - {6, 17}:
+                    try:
+                        socket.socket(family, kind, protocol)
+                        refused.add("made")
+                    except OSError as error:
+                        refused.add(error.errno)
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+        print(refused == {errno.EPERM})
+        """,
+    )
+    assert said == "True\n"
+
+
 async def test_unix_sockets_of_the_host_are_out_of_reach(sandbox: Sandbox, tmp_path: Path) -> None:
     name = f"suite-{tmp_path.name}"
     with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:

@@ -49,6 +49,69 @@ async def test_memory_is_counted_over_all_processes(sandbox: Sandbox) -> None:
     assert bomb.code == "SCRIPT_MEMORY"
 
 
+HIDDEN = {
+    "shared": "import mmap\ndef take(): return mmap.mmap(-1, 15 << 20)",
+    "device": "import mmap, os\ndef take(): return mmap.mmap(os.open('/dev/zero', os.O_RDWR), 15 << 20)",
+    "file": "import os\ndef take():\n  fd = os.memfd_create('x')\n  os.ftruncate(fd, 15 << 20)\n  return os.fdopen(fd, 'r+b')",
+}
+
+
+@pytest.mark.parametrize("way", sorted(HIDDEN))
+async def test_memory_that_is_in_no_process_is_counted_or_refused(sandbox: Sandbox, way: str) -> None:
+    source = f"""{HIDDEN[way]}
+held = []
+try:
+    while len(held) < 40:
+        held.append(take())
+        held[-1].write(b"x" * (15 << 20))
+        held[-1].flush()
+except OSError:
+    pass
+print(len(held))
+"""
+    code, number = await ended(sandbox, program(source), replace(LIMITS, memory=128 * MIB))
+    assert code == "SCRIPT_MEMORY" or int(number) <= 1
+
+
+async def test_page_tables_are_memory(sandbox: Sandbox) -> None:
+    bomb = await stopped(
+        sandbox,
+        """
+        import mmap, time
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        room = mmap.mmap(-1, 256 << 30, flags=flags, prot=mmap.PROT_READ)
+        for at in range(0, len(room), 2 << 20):
+            room[at]
+        time.sleep(60)
+        """,
+        memory=128 * MIB,
+    )
+    assert bomb.code == "SCRIPT_MEMORY"
+
+
+async def test_memory_is_not_hidden_behind_files_that_are_read_last(sandbox: Sandbox) -> None:
+    finished = await run(
+        sandbox,
+        """
+        import os, time
+        held = bytearray(b"x") * (200 << 20)
+        time.sleep(0.3)
+        del held
+        read = 0
+        for folder, _, names in os.walk("/usr"):
+            for name in names:
+                place = os.path.join(folder, name)
+                if read < 300 << 20 and os.path.isfile(place) and os.access(place, os.R_OK) and not os.path.islink(place):
+                    with open(place, "rb") as file:
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                        read += len(file.read(64 << 20))
+        print(read >> 20)
+        """,
+        memory=512 * MIB,
+    )
+    assert finished.usage.peak_kib >= 190 * 1024
+
+
 @pytest.mark.parametrize("language", [Language.JAVASCRIPT, Language.GO])
 async def test_a_memory_bomb_is_stopped_in_languages_that_collect_garbage(sandbox: Sandbox, language: Language) -> None:
     bombs = {

@@ -71,12 +71,24 @@ def test_filter_and_profile_agree_on_every_call(machine: str) -> None:
         assert allowed == (by_profile(name, (1, 1)) == "SCMP_ACT_ALLOW"), (number, name)
 
 
-@given(machine=st.sampled_from(MACHINES), family=st.integers(0, 60), kind=st.integers(0, 2**12))
-def test_filter_and_profile_agree_on_sockets(machine: str, family: int, kind: int) -> None:
+@given(
+    machine=st.sampled_from(MACHINES),
+    family=st.integers(0, 60),
+    kind=st.integers(0, 2**12),
+    protocol=st.integers(0, 300),
+)
+def test_filter_and_profile_agree_on_sockets(machine: str, family: int, kind: int, protocol: int) -> None:
     for name in ("socket", "socketpair"):
-        allowed = verdict(machine, numbers(machine)[name], family, kind) == ALLOW
-        assert allowed == (by_profile(name, (family, kind)) == "SCMP_ACT_ALLOW")
-        assert not (allowed and (family not in (1, 2, 10) or kind & 0xF not in (1, 2)))
+        allowed = verdict(machine, numbers(machine)[name], family, kind, protocol) == ALLOW
+        assert allowed == (by_profile(name, (family, kind, protocol)) == "SCMP_ACT_ALLOW")
+        assert not (allowed and (family not in (1, 2, 10) or kind & 0xF not in (1, 2) or protocol not in (0, 6, 17)))
+
+
+@given(machine=st.sampled_from(MACHINES), flags=st.integers(0, 2**32 - 1))
+def test_no_memory_is_shared_that_lies_in_no_file(machine: str, flags: int) -> None:
+    answer = verdict(machine, numbers(machine)["mmap"], 0, 4096, 3, flags)
+    assert answer == (EPERM if flags & 1 and flags & 0x20 else ALLOW)
+    assert (by_profile("mmap", (0, 4096, 3, flags)) == "SCMP_ACT_ALLOW") == (answer == ALLOW)
 
 
 @given(machine=st.sampled_from(MACHINES), flags=st.integers(0, 2**32 - 1))
@@ -100,7 +112,16 @@ def test_other_architectures_calls_are_deadly_and_unknown_ones_missing() -> None
 def test_what_escapes_are_made_of_is_not_on_the_list() -> None:
     for machine in MACHINES:
         dangerous = {"mount", "unshare", "setns", "ptrace", "bpf", "keyctl", "io_uring_setup", "perf_event_open", "userfaultfd"}
-        dangerous |= {"process_vm_writev", "open_by_handle_at", "pivot_root", "chroot", "kexec_load", "init_module", "vmsplice"}
+        dangerous |= {
+            "process_vm_writev",
+            "open_by_handle_at",
+            "pivot_root",
+            "chroot",
+            "kexec_load",
+            "init_module",
+            "vmsplice",
+            "memfd_create",
+        }
         assert not dangerous & set(numbers(machine))
 
 
