@@ -41,4 +41,5 @@ def test_a_command_in_a_document_can_be_typed(document: str, line: str) -> None:
     options = {name for each in command.params for name in each.opts}
     given = [word for word in words if word.startswith("--")]
     assert set(given) <= options, document
-    assert {each.opts[0] for each in command.params if each.required} <= set(given), document
+    required = [each for each in command.params if each.required]
+    assert {each.opts[0] for each in required if each.param_type_name == "option"} <= set(given), document
