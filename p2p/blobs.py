@@ -72,7 +72,8 @@ class BlobLimits:
     pause: float = 0.5
     """Between them."""
     at_once: int = 16
-    """Blocks asked for at a time: 16 MiB of memory, and ten times as much where all that are asked send drop by drop."""
+    """Blocks asked for at a time where the caller names peers, and as many where he names none: 16 MiB of memory each, and ten
+    times as much where all that are asked send drop by drop."""
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ class Blobs:
         self._late: OrderedDict[PeerId, float] = OrderedDict()
         """Who kept us waiting, and when."""
         self._asking: dict[bytes, _Asked] = {}
-        self._room = trio.Semaphore(self._limits.at_once)
+        self._rooms = {named: trio.Semaphore(self._limits.at_once) for named in (True, False)}
 
     # Content
 
@@ -131,7 +132,7 @@ class Blobs:
 
     async def get(self, cid: str, *, max_bytes: int, peers: Sequence[PeerId] = ()) -> bytes:
         file = Assembly(Cid.parse(cid), max_bytes=max_bytes)
-        search = _Search(list(dict.fromkeys(peers))[: self._limits.hints])
+        search = _Search(list(dict.fromkeys(peers))[: self._limits.hints], bool(peers))
         while (wanted := file.wanted) is not None:
             file.take(await self._block(wanted, search))
         return file.content
@@ -182,7 +183,7 @@ class Blobs:
             await asked.done.wait()
         asked = self._asking[cid.digest] = _Asked()
         try:
-            async with self._room:
+            async with self._rooms[search.named]:
                 block = await self._find(cid, search)
         finally:
             del self._asking[cid.digest]
@@ -345,6 +346,8 @@ class _Search:
     """Where to look for one file: who gave a block of it is asked first for the next."""
 
     hints: list[PeerId]
+    named: bool
+    """The caller knows whom to ask: it waits for no search of those who do not."""
     elsewhere: bool = False
     """The other source gave the last block."""
     peers_asked: bool = False

@@ -13,7 +13,6 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
 from consensus.cid import MAX_BLOCK_BYTES, Cid, Layout, blocks, cid_of, raw_cid
 from consensus.errors import Failed, Reject, Transient
@@ -155,37 +154,6 @@ async def test_a_slow_peer_holds_nobody_up(open_mesh: OpenMesh) -> None:
 async def never(_request: BlockRequest, _source: PeerId) -> BlockAnswer:
     await trio.sleep_forever()
     raise AssertionError
-
-
-async def test_many_silent_peers_do_not_keep_the_other_source_from_being_asked(autojump_clock: MockClock) -> None:
-    async def source(cid: Cid) -> bytes | None:
-        return SMALL if cid == raw_cid(SMALL) else None
-
-    mesh = MemoryMesh()
-    async with AsyncExitStack() as stack:
-        for number in range(40):
-            await stack.enter_async_context(mesh.join(f"silent-{number}").serve(BLOCKS, never))
-        content = Blobs(MemoryBlocks(), mesh.join("keeper"), source=source)
-        began = trio.current_time()
-        assert await content.get(str(raw_cid(SMALL)), max_bytes=MIB) == SMALL
-        assert trio.current_time() - began <= BlobLimits().alone
-
-
-async def test_who_keeps_us_waiting_is_asked_last_for_a_while(autojump_clock: MockClock) -> None:
-    mesh = MemoryMesh()
-    giver = mesh.join("z-giver")
-    async with AsyncExitStack() as stack:
-        has = await stack.enter_async_context(serve_blobs(MemoryBlocks(), giver))
-        for number in range(20):
-            await stack.enter_async_context(mesh.join(f"silent-{number}").serve(BLOCKS, never))
-        content = Blobs(MemoryBlocks(), mesh.join("keeper"), limits=BlobLimits(remembered=0), shuffle=list.sort)
-        took = []
-        for text in (b"first", b"second"):
-            cid, began = await has.put(text), trio.current_time()
-            assert await content.get(cid, max_bytes=MIB) == text
-            took.append(trio.current_time() - began)
-        assert took[0] >= 20 * BlobLimits().patience
-        assert took[1] < BlobLimits().patience
 
 
 async def test_who_gave_before_is_asked_first() -> None:
