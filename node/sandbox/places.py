@@ -34,6 +34,8 @@ FILES: Final[Mapping[str, str]] = {
 }
 """Files of /etc that are the sandbox's own."""
 
+_GO_ROOT: Final = ("VERSION", "go.env", "lib", "pkg", "src")
+
 _DEVICES: Final = ("null", "full", "random", "urandom")  # /dev/zero, mapped, is memory that no process is charged for
 
 
@@ -70,15 +72,15 @@ def find_toolchains(dropped: bool, esbuild: Path | None) -> Found:
     # The Go programs that `go` runs lie in its root, and `go` itself may be a link to there.
     go_root = Path(go).resolve().parent.parent if go else None
     found.tools = Tools(
-        python=_inside(found, "python", python, dropped),
-        node=_inside(found, "node", Path(node), dropped) if node else None,
+        python=_inside(found, "python", python, dropped, _library_of(python)),
+        node=_inside(found, "node", Path(node), dropped, ()) if node else None,
         esbuild=_program(found, "esbuild", native, dropped) if native else None,
     )
     if go_root is not None:
         tools = go_root / "pkg/tool" / f"linux_{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), '?') }"
         if not (tools / "compile").is_file():
             found.why["go"] = f"{go_root} has no compiler"
-        elif inside := _inside(found, "go", go_root / "bin/go", dropped):
+        elif inside := _inside(found, "go", go_root / "bin/go", dropped, _GO_ROOT):
             found.go_root, found.go = go_root, inside
     return found
 
@@ -99,10 +101,14 @@ def mounts(found: Found, own_files: Path, files_size: int, hidden: Sequence[Path
         options += ["--ro-bind", str(own_files / name), f"/etc/{name}"]
     for inside, outside in found.binds.items():
         options += ["--ro-bind", str(outside), inside]
-    empty = [*_packages(), *(each.resolve() for each in hidden)]
-    for folder in empty:
-        if folder.is_dir() and any(folder.is_relative_to(shown) for shown in ("/usr", "/bin", "/lib", "/etc/ssl")):
-            options += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
+    shown = {"/": Path("/")} | found.binds
+    for folder in [*_packages(found), *(each.resolve() for each in hidden)]:
+        for inside, outside in shown.items():
+            if not folder.is_dir() or not folder.is_relative_to(outside.resolve()):
+                continue
+            place = Path(inside, folder.relative_to(outside.resolve()))
+            if inside != "/" or any(place.is_relative_to(each) for each in ("/usr", "/bin", "/lib", "/etc/ssl")):
+                options += ["--tmpfs", str(place), "--remount-ro", str(place)]
     options += ["--proc", "/proc", "--tmpfs", "/dev"]
     for device in _DEVICES:
         options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
@@ -122,18 +128,18 @@ def copied(file: Path, to: Path, dropped: bool) -> Path:
     return copy
 
 
-def _packages() -> list[Path]:
+def _packages(found: Found) -> list[Path]:
     """Folders of installed packages: scripts have the standard library alone, or they would run here and nowhere else."""
+    libraries = [*Path("/usr/lib").glob("python3*"), *Path("/usr/local/lib").glob("python3*")]
+    libraries += [outside.resolve() for outside in found.binds.values()]
     return [
-        folder
-        for base in ("/usr/lib", "/usr/local/lib")
-        for pattern in ("python3*/dist-packages", "python3*/site-packages")
-        for folder in sorted(Path(base).glob(pattern))
+        folder for each in sorted(libraries) for name in ("dist-packages", "site-packages") if (folder := each / name).is_dir()
     ]
 
 
-def _inside(found: Found, name: str, program: Path, dropped: bool) -> str | None:
-    """The program's path inside: as on the host when it lies in /usr, otherwise below /opt, with the prefix it belongs to."""
+def _inside(found: Found, name: str, program: Path, dropped: bool, needs: Sequence[str]) -> str | None:
+    """The program's path inside: as on the host when it lies in /usr, otherwise below /opt, with what it `needs` of the folder
+    that it is installed in, and no more: that folder may be somebody's home."""
     real = program.resolve()
     if not real.is_file():
         return None
@@ -143,8 +149,17 @@ def _inside(found: Found, name: str, program: Path, dropped: bool) -> str | None
     if not reachable(real, dropped):
         found.why[name] = f"{real} cannot be reached by the sandbox's user: install it below /usr"
         return None
-    found.binds[f"/opt/{name}"] = prefix
+    for part in (str(real.relative_to(prefix)), *needs):
+        if (prefix / part).exists():
+            found.binds[f"/opt/{name}/{part}"] = prefix / part
     return f"/opt/{name}/{real.relative_to(prefix)}"
+
+
+def _library_of(python: Path) -> list[str]:
+    """What a Python needs beside its program, where it is installed: its standard library, and itself as a library."""
+    prefix = python.resolve().parent.parent
+    shared = (str(each.relative_to(prefix)) for each in sorted(prefix.glob("lib/libpython3*.so*")))
+    return [f"lib/python{sys.version_info.major}.{sys.version_info.minor}", *shared]
 
 
 def _program(found: Found, name: str, program: Path, dropped: bool) -> str | None:

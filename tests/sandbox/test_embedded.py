@@ -19,6 +19,8 @@ from consensus.errors import Misconfigured, Transient
 from node.infra.settings import SandboxSettings
 from node.sandbox import embedded as module
 from node.sandbox.embedded import FIRST_USER, Embedded, open_embedded
+from node.sandbox.languages import Tools
+from node.sandbox.places import Found, mounts
 from node.sandbox.port import Language, Stopped
 from tests.components import find
 from tests.sandbox.conftest import embedded
@@ -318,6 +320,37 @@ async def test_a_folder_that_is_to_be_hidden_is_empty_inside() -> None:
             assert await printed(sandbox, f"import os; print(os.listdir({folder!r}))") == "[]\n"
         async with open_embedded(SETTINGS) as sandbox:
             assert await printed(sandbox, f"import os; print(os.listdir({folder!r}))") == "['journal']\n"
+
+
+async def test_a_program_in_somebodys_home_shows_nothing_else_of_it(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    if (node := find("node")) is None:
+        pytest.skip("Node.js is not installed")
+    (temporary / "bin").mkdir()
+    (temporary / ".ssh").mkdir()
+    (temporary / ".ssh/id").write_text("the operator's key")
+    shutil.copy(node.resolve(), temporary / "bin/node")
+    monkeypatch.setenv("PATH", f"{temporary}/bin:/usr/bin:/bin")
+    async with open_embedded(SandboxSettings()) as sandbox:
+        assert (
+            await printed(
+                sandbox,
+                """
+            const fs = require("fs");
+            console.log(process.execPath, fs.readdirSync("/opt/node"), fs.existsSync("/opt/node/.ssh/id"));
+            """,
+                Language.JAVASCRIPT,
+            )
+            == "/opt/node/bin/node [ 'bin' ] false\n"
+        )
+
+
+def test_a_folder_that_is_to_be_hidden_is_empty_wherever_it_is_shown(tmp_path: Path) -> None:
+    for name in ("keys", "lib/site-packages"):
+        (tmp_path / "python" / name).mkdir(parents=True)
+    found = Found(Tools(), {"/opt/python": tmp_path / "python", "/opt/python/lib": tmp_path / "python/lib"})
+    options = mounts(found, tmp_path, 4096, [tmp_path / "python/keys"])
+    empty = {options[at + 1] for at, option in enumerate(options) if option == "--tmpfs"}
+    assert {"/opt/python/keys", "/opt/python/lib/site-packages"} <= empty
 
 
 async def test_what_is_built_is_built_once_and_costs_the_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
