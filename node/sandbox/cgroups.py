@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -19,6 +20,7 @@ CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 ROOT: Final = Path("/sys/fs/cgroup")
 
 _PREFIX = "triggerx-sandbox"
+_NUMBERS = itertools.count(1)  # one process may have several sandboxes
 _PERIOD_US = 100_000  # over which CPU time is shared out: the kernel's default
 _REMOVED_S = 1.0  # a group stays busy for moments after its last process is gone
 
@@ -88,7 +90,6 @@ class Cgroups:
     def __init__(self, version: Literal[1, 2], parents: Mapping[str, Path]) -> None:
         self.version = version
         self._parents = parents
-        self._made = 0
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -104,18 +105,19 @@ class Cgroups:
 
     def make(self, limits: Limits) -> Group:
         """An empty group with these limits. Raises OSError. Blocks for about a millisecond."""
-        self._made += 1
-        name = f"{_PREFIX}-{os.getpid()}-{self._made}"
+        name = f"{_PREFIX}-{os.getpid()}-{next(_NUMBERS)}"
         folders: dict[str, Path] = {controller: parent / name for controller, parent in self._parents.items()}
-        group = Group(self.version, folders)
+        made: dict[str, Path] = {}
         try:
-            for folder in set(folders.values()):
-                folder.mkdir()
+            for controller, folder in folders.items():
+                if folder not in made.values():
+                    folder.mkdir()
+                made[controller] = folder
             self._limit(folders, limits)
         except OSError:
-            group.remove()
+            Group(self.version, made).remove()
             raise
-        return group
+        return Group(self.version, folders)
 
     def _limit(self, folders: Mapping[str, Path], limits: Limits) -> None:
         quota = max(1000, round(limits.cpus * _PERIOD_US))

@@ -115,10 +115,19 @@ def test_a_group_of_the_operators_that_cannot_be_used_is_named(tmp_path: Path) -
 
 
 def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
-    own = tree(tmp_path / "own", {"cgroup.controllers": "memory", "cgroup.subtree_control": ""})
-    cgroups = find_cgroups(own)
+    root = tree(tmp_path / "fs", {"memory/cgroup.procs": "", "pids/cgroup.procs": ""})
+    cgroups = find_cgroups(root=root, process=process(tmp_path / "self", "4:memory:/\n3:pids:/\n"))
     assert cgroups is not None
-    (own / f"triggerx-sandbox-{os.getpid()}-1").mkdir()  # in the way
-    with pytest.raises(FileExistsError):
+    (root / "pids").rename(root / "gone")
+    with pytest.raises(FileNotFoundError):
         cgroups.make(LIMITS)
-    assert list(own.glob("triggerx-sandbox-*")) == []
+    assert list((root / "memory").glob("triggerx-sandbox-*")) == []
+
+
+def test_sandboxes_of_one_process_share_no_group(tmp_path: Path) -> None:
+    own = tree(tmp_path / "own", {"cgroup.controllers": "memory", "cgroup.subtree_control": ""})
+    for _ in range(2):
+        cgroups = find_cgroups(own)
+        assert cgroups is not None
+        cgroups.make(LIMITS)
+    assert len(list(own.glob("triggerx-sandbox-*"))) == 2
