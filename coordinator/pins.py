@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PAUSE_S = 300.0
-"""Between two looks at the jobs. What was just uploaded is the last to be thrown out, and no owner alone uploads fast enough for it
-to go before the next look."""
+"""Between two looks at the jobs. What was just uploaded is the last to be thrown out, and no owner alone uploads fast enough for
+it to go before the next look."""
 
 
 class Pins:
