@@ -119,7 +119,8 @@ class Attached:
 class Engine:
     """Made by `docker.open_docker`. Raises `Transient` SANDBOX_UNAVAILABLE, at once when the engine was away a moment ago."""
 
-    def __init__(self, aio: AsyncioThread, url: str, image: str) -> None:
+    def __init__(self, aio: AsyncioThread, url: str, image: str, *, expected: bool = True) -> None:
+        """`expected` is whether an engine that does not answer is worth a warning."""
         self.image = image
         self.outages = 0
         """How often the engine went away so far: what ran before may have ended."""
@@ -128,6 +129,7 @@ class Engine:
         self._docker: aiodocker.Docker | None = None
         self._pause = _FIRST_PAUSE_S
         self._not_before = -float("inf")
+        self._expected = expected
         self._reachable = True
 
     async def start(self, name: str, config: Mapping[str, Any]) -> tuple[Attached, Answer]:
@@ -194,7 +196,8 @@ class Engine:
     def _away(self, error: Exception) -> Transient:
         if self._reachable:
             remedy = "scripts wait until the engine of sandbox.docker answers"
-            log.warning("docker_unreachable", error=str(error) or type(error).__name__, remedy=remedy)
+            tell = log.warning if self._expected else log.debug
+            tell("docker_unreachable", error=str(error) or type(error).__name__, remedy=remedy)
             self.outages += 1
         self._reachable = False
         self._not_before = trio.current_time() + self._pause

@@ -75,7 +75,7 @@ async def open_sandbox(
 
 async def _no_engine(aio: AsyncioThread, settings: SandboxSettings) -> str:
     """Why the Docker engine cannot be used, '' when it can."""
-    engine = Engine(aio, settings.docker, settings.image)
+    engine = Engine(aio, settings.docker, settings.image, expected=False)
     try:
         await engine.image_id()
     except (Transient, Misconfigured) as error:
