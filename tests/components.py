@@ -63,7 +63,7 @@ COMPONENTS: dict[str, tuple[Callable[[], Path | None], str]] = {
     "dockerd": (_dockerd, "`apt-get install docker.io`; only root may start one"),
     "esbuild": (_esbuild, "`make test` gets it where npm is present"),
     "go": (_go, "`apt-get install golang-go`, or a newer one from go.dev"),
-    "node": (lambda: _on_path("node"), "install Node.js 18 or newer"),
+    "node": (lambda: _on_path("node"), "install Node.js 20.19 or newer"),
     "sdk-triggerx": (lambda: _npm_package("sdk-triggerx"), "`make test` gets it where npm is present"),
     "ethers": (lambda: _npm_package("ethers"), "`make test` gets it where npm is present"),
 }
